@@ -12,10 +12,12 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from pgqueue.db import embedded
 from pgqueue.worker import Worker, WorkerSettings
 
 DEADLINE = 30.0
+DAY = 86_400  # seconds
 ROOM = 4 * 1024**3  # bytes of memory for the databases of a server
 
 
@@ -179,14 +182,45 @@ class Databases:
             conn.execute(statement)
 
 
+class Template:
+    """A database migrated today, of which others are copies."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+        self._dsn = ""
+        self._day: date | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name. After midnight (UTC) another one is made: a migration makes partitions of yesterday and a week, and
+        one of the day before has other days than those that a test compares it with."""
+        if self._day != (today := datetime.now(UTC).date()):
+            self._dsn = self._databases.make()
+            migrate.upgrade(self._dsn)
+            self._day = today
+        return str(psycopg.conninfo.conninfo_to_dict(self._dsn)["dbname"])
+
+
 @pytest.fixture(scope="session")
-def template(server_dsn: str) -> Iterator[str]:
-    """The name of a migrated database."""
+def migrated(server_dsn: str) -> Iterator[Template]:
+    """The migrated database of the run."""
     databases = Databases(server_dsn)
-    dsn = databases.make()
-    migrate.upgrade(dsn)
-    yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]  # type: ignore[misc]
+    yield Template(databases)
     databases.drop_all()
+
+
+@pytest.fixture(scope="module")
+def template(migrated: Template) -> str:
+    """The name of the migrated database."""
+    return migrated.name
+
+
+@pytest.fixture
+def same_day() -> None:
+    """Let the last seconds of a day (UTC) pass: a test that compares days with those of the database lies in one."""
+    left = DAY - time.time() % DAY
+    if left < 15:
+        time.sleep(left)
 
 
 @pytest.fixture
@@ -198,10 +232,10 @@ def empty_dsn(server_dsn: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def dsn(server_dsn: str, template: str) -> Iterator[str]:
+def dsn(server_dsn: str, migrated: Template) -> Iterator[str]:
     """A migrated database of the test's own."""
     databases = Databases(server_dsn)
-    yield databases.make(template)
+    yield databases.make(migrated.name)
     databases.drop_all()
 
 

@@ -259,7 +259,7 @@ def print_dead(jobs: Sequence[Job]) -> None:
 
 
 def _attempt_row(attempt: Attempt) -> tuple[object, ...]:
-    took = f"{(attempt.ended_at - attempt.started_at).total_seconds():.3f} s" if attempt.ended_at else "runs"
+    took = f"{attempt.ended_at.timestamp() - attempt.started_at.timestamp():.3f} s" if attempt.ended_at else "runs"
     return attempt.number, attempt.started_at, took, attempt.state, attempt.reason, attempt.error
 
 

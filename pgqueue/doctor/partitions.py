@@ -31,7 +31,7 @@ DEFAULT_LARGE = Kind(
 @finds(PARTITION_MISSING, FEW_PARTITIONS)
 def days(exam: Exam) -> Iterator[Finding]:
     """Look which of the coming days have no partition."""
-    today = exam.ask(exam.queries.doctor.clock()).date()
+    today = exam.ask(exam.queries.doctor.clock()).date()  # a partition is a day of UTC, as this is
     for state in exam.ask(exam.queries.partitions.states()):
         if state.first_missing is None:
             continue

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 
 from pydantic import ValidationError
@@ -74,11 +74,12 @@ class ExpectedJob:
     def _differing_time(self, job: Job) -> list[str]:
         wanted = self.run_at
         if self.delay is not None:
-            wanted = job.created_at + timedelta(seconds=seconds(self.delay))
+            # In UTC: in the zone of the database an hour more or less would pass when its clocks change.
+            wanted = job.created_at.astimezone(UTC) + timedelta(seconds=seconds(self.delay))
         if wanted is None or abs((job.run_at - wanted).total_seconds()) <= seconds(self.within):
             return []
-        off = (job.run_at - wanted).total_seconds()
-        return [f"run_at: wanted {wanted:%Y-%m-%d %H:%M:%S %Z}, is {abs(off):g} s {'later' if off > 0 else 'earlier'}"]
+        off, shown = (job.run_at - wanted).total_seconds(), wanted.astimezone(job.run_at.tzinfo)
+        return [f"run_at: wanted {shown:%Y-%m-%d %H:%M:%S %Z}, is {abs(off):g} s {'later' if off > 0 else 'earlier'}"]
 
     def __str__(self) -> str:
         names = ("queue", "priority", "run_at", "delay", "max_attempts", "tags")

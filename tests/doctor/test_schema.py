@@ -9,6 +9,8 @@ from tests.conftest import scalar
 from tests.doctor.looks import found, mend, provoked
 from tests.harness import Conn
 
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 def test_a_database_without_pgqueue_has_one_finding_and_no_failures(empty_dsn: str) -> None:
     app = App(empty_dsn)
@@ -129,6 +131,13 @@ def test_a_missing_partition_of_today_or_tomorrow_is_an_error_and_of_later_days_
     today = scalar(conn, "select to_char(now() at time zone 'UTC', 'YYYYMMDD')")
     conn.execute(f"drop table pgqueue.transition_{today}".encode())
     assert "0 days from today" in provoked(app, "partition-missing").what
+
+
+@pytest.mark.parametrize("zone", ["Etc/GMT-14", "Etc/GMT+12"])  # at any time one of them has another date than UTC
+def test_days_are_those_of_utc_whatever_the_timezone_of_the_database(app: App, conn: Conn, zone: str) -> None:
+    drop_days(conn, 3)
+    conn.execute(f"alter database {scalar(conn, 'select current_database()')} set timezone = '{zone}'".encode())
+    assert "3 days from today" in provoked(app, "partitions-few").what
 
 
 def test_rows_in_a_default_partition_are_found_and_a_large_one_is_an_error(app: App, conn: Conn) -> None:

@@ -182,6 +182,7 @@ def test_the_version_table_of_a_host_application_is_left_alone(empty_dsn: str) -
         assert scalar(conn, "select count(*) from pg_tables where schemaname = 'public'") == 1
 
 
+@pytest.mark.usefixtures("same_day")
 def test_partitions_of_yesterday_today_and_the_week_ahead_stand_after_an_upgrade(conn: Conn) -> None:
     days = "select (now() at time zone 'UTC')::date + d from generate_series(-1, 7) as d"
     for parent in ("transition", "job_finished"):

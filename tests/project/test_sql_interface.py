@@ -136,6 +136,7 @@ def test_a_dead_letter_names_its_group(conn: Conn) -> None:
     assert named == ("f" * 16, 1)
 
 
+@pytest.mark.usefixtures("same_day")
 def test_partitions_show_their_days_and_their_sizes(conn: Conn) -> None:
     rows = conn.execute(
         "select history, count(*) filter (where is_default), count(*) filter (where last_day = first_day),"

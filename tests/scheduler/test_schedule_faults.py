@@ -18,7 +18,7 @@ from pgqueue.schedules.plan import Plan
 from tests.conftest import eventually, scalar
 from tests.harness import InThread, wait_blocked
 from tests.scheduler.releases import Living, release, states
-from tests.scheduler.ticking import HOURLY, declare, fire, last_hour, next_tick, run_scheduler, ticks
+from tests.scheduler.ticking import HOURLY, HOURLY_CRON, declare, fire, last_hour, next_tick, run_scheduler, ticks
 
 Conn = psycopg.Connection[Any]
 
@@ -35,7 +35,8 @@ def two(conn: Conn) -> datetime:
     "change",
     ["tags = '{a, null}'", "tags = '{{a, b}, {c, d}}'", """options = '{"delay": {}}'""", "grace_seconds = 'NaN'",
      """options = '{"expires": "soon"}'""", "starts_at = '2030-01-01Z', ends_at = '2029-01-01Z'", "edit_asked = '5'",
-     "rrule = 'FREQ=DAILY', every_seconds = null", "starts_at = '9998-01-01Z'", "timezone = '../../etc/passwd'"],
+     "rrule = 'FREQ=DAILY', every_seconds = null, anchor = null", "starts_at = '9998-01-01Z'",
+     "timezone = '../../etc/passwd'"],
 )  # fmt: skip
 def test_a_row_that_was_written_into_nonsense_is_shown_and_holds_up_no_other(
     app: App, conn: Conn, dsn: str, change: str
@@ -240,7 +241,7 @@ def test_listeners_are_told_once_for_each_look_what_did_not_fire(app: App, conn:
     heard: list[ScheduleMissed | ScheduleSkipped] = []
     app.on(ScheduleMissed)(heard.append)
     app.on(ScheduleSkipped)(heard.append)
-    app.schedules.create("s", "t", "0 * * * *", overlap="skip", misfire="all(2)")
+    app.schedules.create("s", "t", HOURLY_CRON, overlap="skip", misfire="all(2)")
     newest = last_hour(conn)
     conn.execute("update pgqueue.schedule set next_tick = %s", (newest - timedelta(hours=3),))
     fire(app, dsn)
@@ -258,7 +259,7 @@ def test_a_schedule_fires_each_tick_whatever_keys_and_bounds_say(dsn: str, conn:
     app.task(name="once", queue="full", idempotent=True)(lambda: None).enqueue()
     app.task(name="alone", unique=Unique(while_="live"))(lambda: None).enqueue()
     for task in ("once", "alone"):
-        app.schedules.create(task, task, "0 * * * *", misfire="all(2)")
+        app.schedules.create(task, task, HOURLY_CRON, misfire="all(2)")
     first = last_hour(conn) - timedelta(hours=1)
     conn.execute("update pgqueue.schedule set next_tick = %s", (first,))
     fire(app, dsn)

@@ -8,7 +8,7 @@ import pytest
 from pgqueue import App, Context
 from tests.conftest import drain, scalar
 from tests.harness import Conn
-from tests.scheduler.ticking import HOURLY, due, fire, next_tick, now, outcomes, ticks
+from tests.scheduler.ticking import HOURLY, HOURLY_CRON, due, fire, next_tick, now, outcomes, ticks
 
 DAY = timedelta(days=1)
 
@@ -19,8 +19,8 @@ def dsn(emptied_dsn: str) -> str:
 
 
 def test_a_schedule_that_is_made_at_run_time_fires(report: App, conn: Conn, dsn: str) -> None:
-    made = report.schedules.create("s", "report", "0 * * * *", args={"day": 3}, priority=5, by="ann")
-    assert (made.state, made.plan, made.task, made.edited_by) == ("active", "0 * * * *", "report", "ann")
+    made = report.schedules.create("s", "report", HOURLY_CRON, args={"day": 3}, priority=5, by="ann")
+    assert (made.state, made.plan, made.task, made.edited_by) == ("active", HOURLY_CRON, "report", "ann")
     assert made.next_tick == HOURLY.after(now(conn))
     due(conn)
     fire(report, dsn)
@@ -33,7 +33,7 @@ def ticks_job(conn: Conn) -> int:
 
 
 def test_a_paused_schedule_is_caught_up_as_it_is_resumed(report: App, conn: Conn, dsn: str) -> None:
-    report.schedules.create("s", "report", "0 * * * *")
+    report.schedules.create("s", "report", HOURLY_CRON)
     paused = report.schedules.pause("s", by="ann")
     assert (paused.state, paused.paused_by) == ("paused", "ann")
     first = due(conn, hours=2)
@@ -47,7 +47,7 @@ def test_a_paused_schedule_is_caught_up_as_it_is_resumed(report: App, conn: Conn
 
 
 def test_a_pause_with_an_end_ends_by_itself(report: App, conn: Conn, dsn: str) -> None:
-    report.schedules.create("s", "report", "0 * * * *")
+    report.schedules.create("s", "report", HOURLY_CRON)
     report.schedules.pause("s", until=now(conn) + DAY, catch_up="all(2)")
     first = due(conn, hours=2)
     conn.execute(
@@ -119,7 +119,7 @@ def test_a_one_shot_fires_once_and_is_over(report: App, conn: Conn, dsn: str) ->
 def test_a_scheduler_that_was_down_over_three_ticks_goes_on_by_the_policy(
     report: App, conn: Conn, dsn: str, options: dict[str, Any], expected: list[str]
 ) -> None:
-    report.schedules.create("s", "report", "0 * * * *", **options)
+    report.schedules.create("s", "report", HOURLY_CRON, **options)
     first = due(conn, hours=2)
     fire(report, dsn)
     assert [(tick, outcome) for tick, outcome, _ in ticks(conn)] == [

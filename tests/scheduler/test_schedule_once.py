@@ -9,7 +9,6 @@ import pytest
 
 from pgqueue import App, db
 from pgqueue.scheduler import Scheduler, SchedulerSettings
-from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, Process, new_job
@@ -49,7 +48,7 @@ def test_more_schedules_than_a_batch_fire(app: App, conn: Conn) -> None:
 
 
 def test_schedules_of_the_code_are_declared_and_begin_with_their_next_tick(app: App, conn: Conn) -> None:
-    app.schedule(3600, name="new")(app.task(name="t")(lambda: None))
+    app.schedule(HOURLY, name="new")(app.task(name="t")(lambda: None))
     assert fire_once(app)
     assert scalar(conn, "select count(*) from pgqueue.job_live") == 0
     conn.execute("update pgqueue.schedule set next_tick = %s where name = 'new'", (last_hour(conn),))
@@ -58,8 +57,8 @@ def test_schedules_of_the_code_are_declared_and_begin_with_their_next_tick(app: 
 
 
 def test_a_schedule_that_another_transaction_holds_is_left_to_it(app: App, conn: Conn, connect: Any) -> None:
-    declare(conn, "held", Every(3600), last_hour(conn))
-    declare(conn, "free", Every(3600), last_hour(conn))
+    declare(conn, "held", HOURLY, last_hour(conn))
+    declare(conn, "free", HOURLY, last_hour(conn))
     connect().execute("select from pgqueue.schedule where name = 'held' for update")
     assert fire_once(app)
     assert (outcomes(conn, "held"), outcomes(conn, "free")) == ([], ["fired"])

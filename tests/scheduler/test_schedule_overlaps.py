@@ -8,7 +8,7 @@ import pytest
 from pgqueue import App
 from tests.conftest import drain, scalar
 from tests.harness import Conn
-from tests.scheduler.ticking import due, fire, outcomes, run_scheduler, ticks
+from tests.scheduler.ticking import HOURLY_CRON, due, fire, outcomes, run_scheduler, ticks
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def dsn(emptied_dsn: str) -> str:
 
 def overlapping(app: App, conn: Conn, dsn: str, **options: Any) -> list[str]:
     """Fire twice, an hour apart, while no worker runs; return the outcomes."""
-    app.schedules.create("s", "report", "0 * * * *", **options)
+    app.schedules.create("s", "report", HOURLY_CRON, **options)
     first = due(conn, hours=1)
     conn.execute("update pgqueue.schedule set misfire = 'all(9)', at = null")
     fire(app, dsn)
@@ -55,7 +55,7 @@ def test_queue_lets_a_tick_wait_for_the_earlier_job(report: App, conn: Conn, dsn
 
 
 def test_a_queue_that_waits_is_looked_at_by_polling(report: App, conn: Conn) -> None:
-    report.schedules.create("s", "report", "0 * * * *", overlap="queue", misfire="all(9)")
+    report.schedules.create("s", "report", HOURLY_CRON, overlap="queue", misfire="all(9)")
     due(conn, hours=1)
 
     def ended() -> bool:
@@ -66,7 +66,7 @@ def test_a_queue_that_waits_is_looked_at_by_polling(report: App, conn: Conn) -> 
 
 
 def test_cancel_running_cancels_the_earlier_job(report: App, conn: Conn, dsn: str) -> None:
-    report.schedules.create("s", "report", "0 * * * *", overlap="cancel_running")
+    report.schedules.create("s", "report", HOURLY_CRON, overlap="cancel_running")
     due(conn, hours=1)
     conn.execute("update pgqueue.schedule set ends_at = next_tick")
     fire(report, dsn)
@@ -79,7 +79,7 @@ def test_cancel_running_cancels_the_earlier_job(report: App, conn: Conn, dsn: st
 
 
 def test_a_manual_run_counts_as_running(report: App, conn: Conn, dsn: str) -> None:
-    report.schedules.create("s", "report", "0 * * * *", overlap="skip")
+    report.schedules.create("s", "report", HOURLY_CRON, overlap="skip")
     report.schedules.run("s")
     due(conn)
     fire(report, dsn)
@@ -88,7 +88,7 @@ def test_a_manual_run_counts_as_running(report: App, conn: Conn, dsn: str) -> No
 
 def test_one_schedule_whose_job_cannot_be_inserted_holds_up_no_other(report: App, conn: Conn, dsn: str) -> None:
     for name in ("good", "bad", "fine"):
-        report.schedules.create(name, name, "0 * * * *")
+        report.schedules.create(name, name, HOURLY_CRON)
     due(conn)
     conn.execute("alter table pgqueue.job_live add constraint spoilt check (task <> 'bad')")
     try:

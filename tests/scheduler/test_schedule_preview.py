@@ -80,7 +80,7 @@ def test_ticks_that_have_passed_are_left_out_and_too_few_are_said_to_be_unknown(
 
 def test_a_plan_that_ends_shows_what_is_left(app: App, conn: Conn, dsn: str) -> None:
     end = datetime.now(UTC) + timedelta(hours=3, minutes=1)
-    app.schedules.create("s", "t", 3600, end=end)
+    app.schedules.create("s", "t", HOURLY, end=end)
     work_out(app, dsn)
     assert len(preview(conn, 10)) == 3
     app.schedules.edit("s", at=datetime(2100, 1, 1, 6, tzinfo=UTC), end=None)

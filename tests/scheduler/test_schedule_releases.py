@@ -7,7 +7,7 @@ import pytest
 from pgqueue import App
 from tests.harness import Conn
 from tests.scheduler.releases import Living, declared, release, states
-from tests.scheduler.ticking import HOURLY, due, fire, next_tick, now, outcomes
+from tests.scheduler.ticking import HOURLY, HOURLY_CRON, due, fire, next_tick, now, outcomes
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_what_an_operator_has_edited_is_not_overwritten_by_the_code(report: App,
 
 
 def test_ticks_that_have_passed_are_told_when_the_code_changes_the_plan(conn: Conn, dsn: str) -> None:
-    declared(release(dsn, "s", plan="0 * * * *"), dsn)
+    declared(release(dsn, "s", plan=HOURLY_CRON), dsn)
     due(conn, hours=1)
     declared(release(dsn, "s", plan="30 3 1 1 *"), dsn)
     assert outcomes(conn) == ["missed", "missed"]
@@ -90,10 +90,10 @@ def test_one_app_does_not_disable_what_another_declares(report: App, dsn: str) -
 def test_a_schedule_that_the_code_declares_again_goes_on_from_then(
     report: App, conn: Conn, dsn: str, edited: bool
 ) -> None:
-    app = release(dsn, "s", plan="30 3 1 1 *" if edited else "0 * * * *")
+    app = release(dsn, "s", plan="30 3 1 1 *" if edited else HOURLY_CRON)
     declared(app, dsn)
     if edited:
-        report.schedules.edit("s", "0 * * * *")
+        report.schedules.edit("s", HOURLY_CRON)
     due(conn, hours=3)
     conn.execute("update pgqueue.schedule set disabled_at = now() - interval '4 hours'")
     assert fire(report, dsn) == 0
@@ -124,12 +124,12 @@ def test_a_process_that_declares_nothing_disables_nothing_and_says_what_it_found
 
 @pytest.mark.parametrize("edited", [False, True])
 def test_the_ticks_of_disabled_time_are_rows(report: App, conn: Conn, dsn: str, edited: bool) -> None:
-    declared(release(dsn, "s", plan="0 * * * *"), dsn)
+    declared(release(dsn, "s", plan=HOURLY_CRON), dsn)
     if edited:
         report.schedules.edit("s", priority=3)
     due(conn, hours=2)
     conn.execute("update pgqueue.schedule set disabled_at = now() - interval '100 minutes'")
-    declared(release(dsn, "s", plan="0 * * * *"), dsn)
+    declared(release(dsn, "s", plan=HOURLY_CRON), dsn)
     assert outcomes(conn)[0] == "missed"
     assert set(outcomes(conn)[-1:]) == {"skipped"}
     assert len(outcomes(conn)) == 3

@@ -8,7 +8,7 @@ import pytest
 from pgqueue import App
 from tests.conftest import scalar
 from tests.harness import Conn
-from tests.scheduler.ticking import HOURLY, due, fire, next_tick, now, outcomes, run_scheduler, ticks
+from tests.scheduler.ticking import HOURLY, HOURLY_CRON, due, fire, next_tick, now, outcomes, run_scheduler, ticks
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def call(conn: Conn, statement: str, *params: Any) -> Any:
 
 
 def test_sql_makes_a_schedule_that_fires(report: App, conn: Conn, dsn: str) -> None:
-    call(conn, """schedule_create('s', 'report', '{"cron": "0 * * * *", "args": {"day": 4}, "queue": "bulk"}')""")
+    plan = f'{{"cron": "{HOURLY_CRON}", "args": {{"day": 4}}, "queue": "bulk"}}'
+    call(conn, "schedule_create('s', 'report', %s::jsonb)", plan)
     assert report.schedules.get("s").state == "active"
     conn.execute("update pgqueue.schedule set replan_from = replan_from - interval '1 hour'")
     fire(report, dsn)
@@ -31,7 +32,7 @@ def test_sql_makes_a_schedule_that_fires(report: App, conn: Conn, dsn: str) -> N
 
 
 def test_sql_edits_as_of_the_moment_it_asks(report: App, conn: Conn, dsn: str) -> None:
-    report.schedules.create("s", "report", "0 * * * *")
+    report.schedules.create("s", "report", HOURLY_CRON)
     first = due(conn)
     call(conn, """schedule_edit('s', '{"every_seconds": 86400}', by => 'ann')""")
     call(conn, """schedule_edit('s', '{"queue": "bulk"}', by => 'bob')""")
@@ -51,11 +52,11 @@ def test_sql_edits_as_of_the_moment_it_asks(report: App, conn: Conn, dsn: str) -
 def test_an_edit_by_sql_that_cannot_be_used_is_given_up_and_shown(
     report: App, conn: Conn, dsn: str, change: str
 ) -> None:
-    report.schedules.create("s", "report", "0 * * * *")
+    report.schedules.create("s", "report", HOURLY_CRON)
     conn.execute("select pgqueue.schedule_edit('s', %s::jsonb)", (f"{{{change}}}",))
     assert [fire(report, dsn) for _ in range(3)] == [1, 1, 0]
     said = report.schedules.get("s")
-    assert (said.plan, said.state) == ("0 * * * *", "active")
+    assert (said.plan, said.state) == (HOURLY_CRON, "active")
     assert said.error
     due(conn)
     fire(report, dsn)

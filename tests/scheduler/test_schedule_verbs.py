@@ -11,7 +11,7 @@ import pytest
 from pgqueue import App, Cron, InvalidArguments, InvalidOption, InvalidPlan, RRule, ScheduleExists, UnknownSchedule, db
 from tests.conftest import scalar
 from tests.harness import Conn, InThread, wait_blocked
-from tests.scheduler.ticking import due, fire, next_tick, now, outcomes, ticks
+from tests.scheduler.ticking import HOURLY_CRON, due, fire, next_tick, now, outcomes, ticks
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_an_edit_changes_what_is_given_and_leaves_the_rest(report: App, conn: Co
 
 
 def test_ticks_of_the_old_plan_that_have_passed_are_told_when_it_is_edited(report: App, conn: Conn, dsn: str) -> None:
-    report.schedules.create("s", "report", "0 * * * *")
+    report.schedules.create("s", "report", HOURLY_CRON)
     first = due(conn, hours=2)
     report.schedules.edit("s", "30 3 1 1 *", by="ann")
     assert [tick for tick, _, _ in ticks(conn)] == [first + timedelta(hours=n) for n in range(3)]
@@ -146,7 +146,7 @@ def test_ticks_of_the_old_plan_that_have_passed_are_told_when_it_is_edited(repor
 
 
 def test_an_edit_waits_for_a_firing_in_flight(report: App, conn: Conn, dsn: str) -> None:
-    report.schedules.create("s", "report", "0 * * * *")
+    report.schedules.create("s", "report", HOURLY_CRON)
     due(conn)
     with psycopg.connect(dsn) as firing, psycopg.connect(dsn) as editing:
         assert len(db.run(firing, report.queries.schedules.lock_due(10))) == 1

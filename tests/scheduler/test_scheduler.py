@@ -249,7 +249,7 @@ def test_a_scheduler_survives_the_loss_of_its_connection(app: App, conn: Conn) -
 
 
 def test_the_tags_of_a_task_travel_with_its_schedule(app: App, conn: Conn, dsn: str) -> None:
-    @app.schedule(3600, name="hourly")
+    @app.schedule(HOURLY, name="hourly")
     @app.task(name="t", tags=["x", "y, z"])
     def t() -> None: ...
 

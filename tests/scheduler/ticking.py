@@ -1,7 +1,7 @@
 """Schedules in tests: declare, make due, fire as a scheduler does, and read the outcome of each tick."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgqueue import App, db
@@ -59,11 +59,14 @@ def next_tick(conn: Conn, schedule: str = "s") -> datetime:
     return value
 
 
-HOURLY = Every(3600)
+# Hourly ticks that lie half an hour from where the tests begin: at the end of an hour none becomes due in a test.
+_TICK = (datetime.now(UTC) - timedelta(minutes=30)).replace(second=0, microsecond=0)
+HOURLY = Every(3600, anchor=_TICK)
+HOURLY_CRON = f"{_TICK.minute} * * * *"
 
 
 def last_hour(conn: Conn) -> datetime:
-    """Return the newest tick of HOURLY."""
+    """Return the newest tick of HOURLY and of HOURLY_CRON."""
     return HOURLY.after(now(conn) - timedelta(hours=1))
 
 
@@ -72,7 +75,7 @@ def outcomes(conn: Conn, schedule: str = "s") -> list[str]:
 
 
 def due(conn: Conn, hours: int = 0) -> datetime:
-    """Make the schedule s due: its next tick is the last full hour, or some hours before."""
+    """Make the schedule s due: its next tick is the newest of HOURLY, or some hours before."""
     tick = last_hour(conn) - timedelta(hours=hours)
     conn.execute("update pgqueue.schedule set next_tick = %s", (tick,))
     return tick

@@ -18,6 +18,8 @@ from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, InThread, new_job, wait_for
 from tests.statements.test_races import at_once, claim
 
+pytestmark = pytest.mark.usefixtures("same_day")
+
 Open = Callable[[], Conn]
 CHILDREN = """select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
     where i.inhparent = %s::regclass order by 1"""

@@ -18,6 +18,8 @@ from tests.harness import QUERIES, Conn, InThread, wait_blocked
 from tests.statements.test_partitions import children, drop_partitions, grow_default, in_default, log_row, today
 from tests.statements.test_races import at_once
 
+pytestmark = pytest.mark.usefixtures("same_day")
+
 Open = Callable[[], Conn]
 
 

@@ -21,6 +21,8 @@ from tests.harness import QUERIES, Conn, InThread, new_job, wait_blocked
 from tests.statements.test_partitions import children, today
 from tests.statements.test_races import at_once, claim
 
+pytestmark = pytest.mark.usefixtures("same_day")
+
 Open = Callable[[], Conn]
 
 

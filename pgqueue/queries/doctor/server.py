@@ -1,6 +1,6 @@
 """Settings of the server, its clock and its NOTIFY queue."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import LiteralString, NamedTuple
 
 from psycopg.sql import Identifier
@@ -75,5 +75,6 @@ class ServerQueries(Statements):
         return Query(self._sql(NOTIFY_USAGE), first_value)
 
     def clock(self) -> Query[datetime]:
-        """Tell the time by the server's clock."""
-        return Query(self._sql(CLOCK), first_value)
+        """Tell the time by the server's clock, in UTC: a difference of two times in one zone overlooks a change to
+        summer time."""
+        return Query(self._sql(CLOCK), lambda rows: first_value(rows).astimezone(UTC))

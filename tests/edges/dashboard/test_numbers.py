@@ -40,6 +40,7 @@ def test_charts_show_the_span_that_is_chosen(browse: Browse, path: str) -> None:
     assert browser.get(f"{path}?span=2h").status_code == 400
 
 
+@pytest.mark.usefixtures("same_day")
 def test_now_shows_today_beside_the_same_weekday(browse: Browse, conn: Conn) -> None:
     midnight = "(now() at time zone 'UTC')::date::timestamp at time zone 'UTC'"
     ended = (

@@ -1,9 +1,12 @@
 """Assertions about enqueued jobs: what they compare, and what they say when they fail."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from pgqueue import App
 from pgqueue.testing import Jobs
+from pgqueue.testing.asserting import ExpectedJob
 from tests.edges.testing.looks import failure
 
 
@@ -26,6 +29,16 @@ def test_assert_enqueued_compares_python_values_json_and_options(app: App, jobs:
     jobs.assert_not_enqueued("other")
     assert [job.args["order_id"] for job in jobs.enqueued(send)] == [1, 2]
     assert jobs.enqueued(send, {"order_id": 1}, priority=4) == []
+
+
+def test_a_delay_is_compared_over_a_change_of_clocks(app: App, jobs: Jobs) -> None:
+    """As where the timezone of the database is that of Paris: its summer time ends between the two."""
+    app.task(name="t")(lambda: None).enqueue()
+    created = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    at, run_at = (moment.astimezone(ZoneInfo("Europe/Paris")) for moment in (created, created + timedelta(hours=1)))
+    job = replace(jobs.all()[0], created_at=at, run_at=run_at)
+    assert ExpectedJob(delay=3600).differences(job, None) == []
+    assert ExpectedJob(delay=60).differences(job, None) == ["run_at: wanted 2026-10-25 02:31:00 CEST, is 3540 s later"]
 
 
 def test_a_failing_assertion_shows_what_was_enqueued_instead(app: App, jobs: Jobs) -> None:
