@@ -83,7 +83,7 @@ from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.limits import Breaker, Limit, Ordered, Rate, SharedLimit
 from pgqueue.jobs.retention import Retention
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
-from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
+from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, SoftTimeout, TimedOut
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, RRule
@@ -178,6 +178,7 @@ __all__ = [
     "Signature",
     "SnapshotConflict",
     "Snooze",
+    "SoftTimeout",
     "StepMismatch",
     "Task",
     "TaskOptions",

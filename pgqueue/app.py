@@ -408,6 +408,14 @@ class App(
         """The async twin of `get`."""
         return await self.using().aget(job_id)
 
+    def find(self, task: str, idempotency_key: str) -> Job:
+        """Return the job of a task that holds an idempotency key, until the key's window ends. Raises UnknownJob."""
+        return self.using().find(task, idempotency_key)
+
+    async def afind(self, task: str, idempotency_key: str) -> Job:
+        """The async twin of `find`."""
+        return await self.using().afind(task, idempotency_key)
+
     def cancel(self, job_id: int) -> bool:
         """Cancel a job; True if it was waiting and is cancelled now.
 

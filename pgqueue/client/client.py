@@ -18,6 +18,8 @@ from pgqueue.client.waiting import possible_id
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.jobs.keys import key_hashes
+from pgqueue.queries.jobs.keys import KeyHolder
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import encode_unregistered
 
@@ -40,6 +42,30 @@ class Client(EnqueueVerbs, OperatorVerbs, SignalVerbs, PublishVerbs):
         return replace(job, handle=self._runner.handle)
 
     aget = get.twin
+
+    @verb
+    def find(self, task: str, idempotency_key: str) -> Steps[Job]:
+        """Return the job of a task that holds an idempotency key, as `get` does: an id that its caller has chosen.
+
+        A key leads to its job until its window ends. Raises UnknownJob.
+        """
+        check_name("task", task)
+        spec = self._app.tasks.get(task)
+        if not isinstance(idempotency_key, str):
+            raise InvalidOption(f"idempotency_key={idempotency_key!r:.100} cannot be found: give a text")
+        (key,) = key_hashes(task if spec is None else spec.name, [idempotency_key])
+        holder: KeyHolder | None = yield self._app.queries.jobs.find_key_holder(key)
+        if holder is None or holder.expired:
+            raise UnknownJob(
+                f"no job of task {task} holds the idempotency key {idempotency_key!r:.200}: it was never committed, or "
+                "the window of the key has ended"
+            )
+        job: Job | None = yield self._app.queries.jobs.get(holder.job_id)
+        if job is None:
+            raise UnknownJob(f"job {holder.job_id}, which took {idempotency_key!r:.200}, was dropped by retention")
+        return replace(job, handle=self._runner.handle)
+
+    afind = find.twin
 
     @verb
     def cancel(self, job_id: int, reason: str = "cancelled by request") -> Steps[bool]:

@@ -189,7 +189,7 @@ def test_the_owner_owns_all_and_cannot_log_in(conn: Conn, installed: Installed) 
 
 _PRODUCES = """
 jobs.enqueue jobs.enqueue_one* jobs.enqueue_many* jobs.enqueue_conditionally* jobs.take_expired_keys
-jobs.find_key_holders jobs.find_unique_holders jobs.replace jobs.free_expired* jobs.give_back_keys
+jobs.find_key_holder* jobs.find_unique_holders jobs.replace jobs.free_expired* jobs.give_back_keys
 jobs.depth* jobs.begin jobs.change_flows workflows.enqueue workflows.find_older signals.send*"""
 _LOOKS = "jobs.list* jobs.count* jobs.prefer_indexes"
 _WAITS = "waits.listen waits.register waits.read*"

@@ -194,6 +194,7 @@ OTHERS: dict[str, Query[Any]] = {
     "waits.read_snapshots": QUERIES.waits.read_snapshots([1, 5000], [False, True]),
     "waits.read_jobs": QUERIES.waits.read_jobs([1, 5000]),
     "jobs.find_key_holders": QUERIES.jobs.find_key_holders([KEYED]),
+    "jobs.find_key_holder": QUERIES.jobs.find_key_holder(str(KEYED.conditions and KEYED.conditions.key_hash)),
     "jobs.find_unique_holders": QUERIES.jobs.find_unique_holders([ALONE]),
     "jobs.replace": QUERIES.jobs.replace([5000], [ALONE]),
     "jobs.free_expired_keys": QUERIES.jobs.free_expired_keys([KEYED]),

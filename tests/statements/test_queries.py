@@ -117,6 +117,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.enqueue_conditionally unique": lambda q: q.jobs.enqueue_conditionally([UNIQUE], read_committed_only=True),
     "jobs.enqueue_conditionally in window": lambda q: q.jobs.enqueue_conditionally([KEYED, ALONE]),
     "jobs.find_key_holders": lambda q: q.jobs.find_key_holders([KEYED, ALONE]),
+    "jobs.find_key_holder": lambda q: q.jobs.find_key_holder(str(KEYED.conditions and KEYED.conditions.key_hash)),
     "jobs.find_unique_holders": lambda q: q.jobs.find_unique_holders([ALONE]),
     "jobs.replace": lambda q: q.jobs.replace([1], [ALONE]),
     "jobs.free_expired_keys": lambda q: q.jobs.free_expired_keys([KEYED, ALONE]),
