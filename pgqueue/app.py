@@ -29,7 +29,7 @@ from pgqueue.client.pruning import Pruning
 from pgqueue.client.published import Events
 from pgqueue.client.publishing import PublishVerbs
 from pgqueue.client.queues import Queues
-from pgqueue.client.routes import GivenRoutes, Routes, routed
+from pgqueue.client.routes import GivenRoutes, Routes
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
 from pgqueue.client.settings import (
@@ -40,6 +40,13 @@ from pgqueue.client.settings import (
     check_max_attempts,
     check_result_bytes,
     task_settings,
+)
+from pgqueue.client.shared_options import (
+    GivenQueueDefaults,
+    TasksWithDefaults,
+    check_queue_defaults,
+    check_shared,
+    settings_of,
 )
 from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
@@ -69,7 +76,7 @@ from pgqueue.tasks.functions import AllowedFunctions
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks
-from pgqueue.tasks.spec import TaskSettings, TaskSpec
+from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.tasks.subscription import check_subscription
 from pgqueue.timing import LIMIT, check_optional_duration
@@ -78,6 +85,7 @@ __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_OPTIONS: Mapping[str, Any] = {}
 INSIDE = "pgqueue.inside"  # the room stands above this one: only who uses it loads a worker
 DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
 Middleware = Callable[[Context, Callable[[], Awaitable[Outcome]]], Awaitable[object]]
@@ -105,7 +113,8 @@ class App(
     `dead_letter_task` and `result_ttl` are the defaults of its tasks. `routes={"emails.*": "bulk"}` gives tasks another
     queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. A route
     may also be `{"queue": "bulk", "priority": -5, "max_attempts": 3}`, or some of it. What `@app.task(queue=…)` or a
-    call says goes first. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
+    call says goes first. `queue_defaults={"mail": {"timeout": 60, "max_attempts": 5}}` gives options to the tasks of a
+    queue. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
     functions of these modules that have no decorator. `retention` says how long what has ended is kept
     (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
@@ -135,6 +144,7 @@ class App(
         schema: str = "pgqueue",
         queue: str = "default",
         routes: GivenRoutes | None = None,
+        queue_defaults: GivenQueueDefaults | None = None,
         functions_from: Sequence[str] = (),
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
@@ -156,6 +166,7 @@ class App(
         self.release = app_release(release)
         self.schema = check_schema(schema)
         self.queue, self.routes = check_queue(queue), Routes(routes)
+        self.queue_defaults: Mapping[str, Mapping[str, Any]] = check_queue_defaults(queue_defaults)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
         self.timeout = check_optional_duration("timeout", timeout, LIMIT)
@@ -182,6 +193,8 @@ class App(
         self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
+        for of_queue in self.queue_defaults.values():
+            task_settings(of_queue, self)  # raises for values that cannot be used
         queries = Queries(schema, self.codec)
         self.backend = Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn)
         self.schedules, self.jobs = Schedules(self), Jobs(self)
@@ -251,11 +264,24 @@ class App(
 
         Raises InvalidTask if the function cannot be a task, InvalidOption for an option out of its bounds.
         """
-        settings = task_settings(options, self)
+        return self.register(function, options, {})
+
+    def with_defaults(self, **options: Unpack[TaskOptions]) -> TasksWithDefaults:
+        """Return a place to register tasks that share options: `mails = app.with_defaults(queue="mail", timeout=60)`,
+        and `@mails.task` above each.
+
+        What a task says itself goes before them; they go before the route, the queue and the app. It has a
+        `with_defaults` of its own. Raises InvalidOption, TypeError for an unknown option.
+        """
+        return TasksWithDefaults(self, check_shared("with_defaults()", options))
+
+    def register(self, function: Callable[..., Any] | None, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+        """Register a function with options of its own and those that it shares; without one, return a decorator."""
+        task_settings({**shared, **own}, self)  # raises where the options are written
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             function = as_function(function)
-            spec = self._spec_of(options.get("name") or task_name(function), function, settings)
+            spec = self._spec_of(own.get("name") or task_name(function), function, own, shared)
             check_subscription(spec)
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
@@ -264,9 +290,14 @@ class App(
 
         return register if function is None else register(function)
 
-    def _spec_of(self, name: str, function: Callable[..., Any], settings: TaskSettings | None = None) -> TaskSpec:
-        settings = task_settings({}, self) if settings is None else settings
-        return TaskSpec.of(name, function, routed(settings, self.routes.of(name)))
+    def _spec_of(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        own: Mapping[str, Any] = NO_OPTIONS,
+        shared: Mapping[str, Any] = NO_OPTIONS,
+    ) -> TaskSpec:
+        return TaskSpec.of(name, function, settings_of(name, own, shared, self))
 
     def schedule(
         self,
