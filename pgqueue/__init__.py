@@ -81,7 +81,7 @@ from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.limits import Breaker, Limit, Ordered, Rate, SharedLimit
-from pgqueue.jobs.retention import Retention
+from pgqueue.jobs.retention import Keep, Retention
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
 from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, SoftTimeout, TimedOut
 from pgqueue.jobs.why import Reason, Why
@@ -141,6 +141,7 @@ __all__ = [
     "JobFilter",
     "JobState",
     "JobWasCancelled",
+    "Keep",
     "LeaseLost",
     "Limit",
     "LockHeld",

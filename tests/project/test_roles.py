@@ -199,7 +199,7 @@ _UPKEEP = "partitions.states partitions.delegated partitions.maintain schema.che
 RUNS = {
     "producer": f"{_PRODUCES} {_LOCKS} events.publish",
     "worker": f"""
-    jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
+    jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.re* dead.next_batch dead.redrive
     dead.discard steps.[!f]* signals.* calls.* operations.lock operations.move operations.find_abandoned
     operations.put_off operations.fail workflows.*
     chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back limits.declare

@@ -414,6 +414,7 @@ EXEMPT = {
         ["retention.empty_partition", "retention.drop_partition"],
         "functions of DDL; reads a partition that goes, and what it keeps of it",
     ),
+    "activity.reaches": "walks back as far as so many jobs have ended, over 50,000 rows of a rule; once a minute",
     "retention.sample": "asked by hand: a sample of a partition",
     "retention.count_old": "asked by hand: counts what would go",
     "retention.prune_operations": "a table with a row for each request of an operator",
