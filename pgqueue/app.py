@@ -12,7 +12,7 @@ from pgqueue.client.backend import Backend
 from pgqueue.client.binding import BindVerbs
 from pgqueue.client.canvas.batch import BatchVerbs
 from pgqueue.client.changes import OperatorVerbs
-from pgqueue.client.client import Client
+from pgqueue.client.client import Client, LooksAfterJobs
 from pgqueue.client.dead import DeadLetters
 from pgqueue.client.declaring import DeclaresLimits, rules_of_queues
 from pgqueue.client.depths import Depths
@@ -43,9 +43,8 @@ from pgqueue.client.settings import (
 )
 from pgqueue.client.shared_options import (
     GivenQueueDefaults,
-    TasksWithDefaults,
+    SharesOptions,
     check_queue_defaults,
-    check_shared,
     settings_of,
 )
 from pgqueue.client.signalling import SignalVerbs
@@ -60,7 +59,7 @@ from pgqueue.db.source import GivenDsn, GivenPassword
 from pgqueue.doctor import Report, examine
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
-from pgqueue.jobs.job import MAX_CRASHES, Job
+from pgqueue.jobs.job import MAX_CRASHES
 from pgqueue.jobs.limits import Limit, Rate
 from pgqueue.jobs.other_names import OF_APP, tells_of
 from pgqueue.jobs.outcome import Outcome
@@ -105,6 +104,8 @@ class App(
     PublishVerbs,
     BindVerbs,
     DeclaresLimits,
+    SharesOptions,
+    LooksAfterJobs,
 ):
     """A registry of tasks and schedules over one schema of one database.
 
@@ -166,7 +167,6 @@ class App(
         self.release = app_release(release)
         self.schema = check_schema(schema)
         self.queue, self.routes = check_queue(queue), Routes(routes)
-        self.queue_defaults: Mapping[str, Mapping[str, Any]] = check_queue_defaults(queue_defaults)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
         self.timeout = check_optional_duration("timeout", timeout, LIMIT)
@@ -193,14 +193,12 @@ class App(
         self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
-        for of_queue in self.queue_defaults.values():
-            task_settings(of_queue, self)  # raises for values that cannot be used
+        self.queue_defaults = check_queue_defaults(queue_defaults, self)
         queries = Queries(schema, self.codec)
         self.backend = Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn)
         self.schedules, self.jobs = Schedules(self), Jobs(self)
         self.dead = DeadLetters(self)
-        self.operations = Operations(self)
-        self.pruning = Pruning(self)
+        self.operations, self.pruning = Operations(self), Pruning(self)
         self.queues = Queues(self)
         self.limits = Limits(self)
         self.workers, self.workflows = Workers(self), Workflows(self)
@@ -265,15 +263,6 @@ class App(
         Raises InvalidTask if the function cannot be a task, InvalidOption for an option out of its bounds.
         """
         return self.register(function, options, {})
-
-    def with_defaults(self, **options: Unpack[TaskOptions]) -> TasksWithDefaults:
-        """Return a place to register tasks that share options: `mails = app.with_defaults(queue="mail", timeout=60)`,
-        and `@mails.task` above each.
-
-        What a task says itself goes before them; they go before the route, the queue and the app. It has a
-        `with_defaults` of its own. Raises InvalidOption, TypeError for an unknown option.
-        """
-        return TasksWithDefaults(self, check_shared("with_defaults()", options))
 
     def register(self, function: Callable[..., Any] | None, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
         """Register a function with options of its own and those that it shares; without one, return a decorator."""
@@ -430,35 +419,6 @@ class App(
 
     def _insertion(self, given: Sequence[Any], named: Mapping[str, Any]) -> Insertion:
         return self.using()._insertion(given, named)
-
-    def get(self, job_id: int) -> Job:
-        """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return self.using().get(job_id)
-
-    async def aget(self, job_id: int) -> Job:
-        """The async twin of `get`."""
-        return await self.using().aget(job_id)
-
-    def find(self, task: str, idempotency_key: str) -> Job:
-        """Return the job of a task that holds an idempotency key, until the key's window ends. Raises UnknownJob."""
-        return self.using().find(task, idempotency_key)
-
-    async def afind(self, task: str, idempotency_key: str) -> Job:
-        """The async twin of `find`."""
-        return await self.using().afind(task, idempotency_key)
-
-    def cancel(self, job_id: int) -> bool:
-        """Cancel a job; True if it was waiting and is cancelled now.
-
-        A running job is asked to stop: an async task is cancelled, a task in a thread sees `ctx.cancelled`. The job
-        then ends as cancelled, unless it succeeds or fails for good first. Raises UnknownJob for a job that has ended
-        or never was.
-        """
-        return self.using().cancel(job_id)
-
-    async def acancel(self, job_id: int) -> bool:
-        """The async twin of `cancel`."""
-        return await self.using().acancel(job_id)
 
     def worker(self, *, scheduler: bool = False, **options: Unpack[WorkerOptions]) -> RunsInside:
         """Run a worker inside this process: `async with app.worker(): …` in the lifespan of a server, `with` elsewhere.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import cancel_all, check_reason
@@ -118,3 +118,40 @@ class Client(EnqueueVerbs, OperatorVerbs, SignalVerbs, PublishVerbs):
         if spec is not None and (spec.rules is not None or settings.rules is not None):
             settings = replace(settings, rules=spec.rules_of(settings.rules))
         return new_job(text, settings, spec, task, self._app, values)
+
+
+class LooksAfterJobs:
+    """The verbs of an app on one job: those of a client without a connection."""
+
+    if TYPE_CHECKING:
+
+        def using(self) -> Client: ...
+
+    def get(self, job_id: int) -> Job:
+        """Return a job with its attempts and their errors. Raises UnknownJob."""
+        return self.using().get(job_id)
+
+    async def aget(self, job_id: int) -> Job:
+        """The async twin of `get`."""
+        return await self.using().aget(job_id)
+
+    def find(self, task: str, idempotency_key: str) -> Job:
+        """Return the job of a task that holds an idempotency key, until the key's window ends. Raises UnknownJob."""
+        return self.using().find(task, idempotency_key)
+
+    async def afind(self, task: str, idempotency_key: str) -> Job:
+        """The async twin of `find`."""
+        return await self.using().afind(task, idempotency_key)
+
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a job; True if it was waiting and is cancelled now.
+
+        A running job is asked to stop: an async task is cancelled, a task in a thread sees `ctx.cancelled`. The job
+        then ends as cancelled, unless it succeeds or fails for good first. Raises UnknownJob for a job that has ended
+        or never was.
+        """
+        return self.using().cancel(job_id)
+
+    async def acancel(self, job_id: int) -> bool:
+        """The async twin of `cancel`."""
+        return await self.using().acancel(job_id)

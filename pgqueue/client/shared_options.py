@@ -5,7 +5,7 @@ From the most to the least: the call, the task, `app.with_defaults(…)`, the ro
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, Unpack, cast, overload
 
 from pgqueue.client.routes import Route, Routes
 from pgqueue.client.settings import TaskDefaults, task_settings
@@ -29,20 +29,23 @@ class RegistersTasks(TaskDefaults, Protocol):
     """The app whose tasks share options."""
 
     routes: Routes
-    queue_defaults: Mapping[str, Mapping[str, Any]]
+    queue_defaults: dict[str, dict[str, Any]]
 
     def register(
         self, function: Callable[..., Any] | None, own: Mapping[str, Any], shared: Mapping[str, Any]
     ) -> Any: ...
 
 
-def check_queue_defaults(given: object) -> dict[str, dict[str, Any]]:
+def check_queue_defaults(given: object, app: TaskDefaults) -> dict[str, dict[str, Any]]:
     """Return the options of the tasks of each queue. Raises InvalidOption."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
         raise InvalidOption(f"queue_defaults={given!r:.100} cannot be used: give {{'mail': {{'max_attempts': 5}}}}")
-    return {check_queue(queue): check_shared(f"queue_defaults of {queue}", of_one) for queue, of_one in given.items()}
+    found = {check_queue(queue): check_shared(f"queue_defaults of {queue}", of_one) for queue, of_one in given.items()}
+    for of_queue in found.values():
+        task_settings(of_queue, app)  # raises for values that cannot be used
+    return found
 
 
 def check_shared(where: str, given: object) -> dict[str, Any]:
@@ -104,3 +107,16 @@ class TasksWithDefaults:
     def task(self, function: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]) -> Any:
         """Register a task, as `app.task` does; its own options go first."""
         return self._app.register(function, options, self._options)
+
+
+class SharesOptions:
+    """`with_defaults` of an app."""
+
+    def with_defaults(self, **options: Unpack[TaskOptions]) -> TasksWithDefaults:
+        """Return a place to register tasks that share options: `mails = app.with_defaults(queue="mail", timeout=60)`,
+        and `@mails.task` above each.
+
+        What a task says itself goes before them; they go before the route, the queue and the app. It has a
+        `with_defaults` of its own. Raises InvalidOption, TypeError for an unknown option.
+        """
+        return TasksWithDefaults(cast(RegistersTasks, self), check_shared("with_defaults()", options))
