@@ -82,9 +82,9 @@ from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.limits import Breaker, Limit, Ordered, Rate, SharedLimit
-from pgqueue.jobs.retention import Retention
+from pgqueue.jobs.retention import Keep, Retention
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
-from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
+from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, SoftTimeout, TimedOut
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, RRule
@@ -142,6 +142,7 @@ __all__ = [
     "JobFilter",
     "JobState",
     "JobWasCancelled",
+    "Keep",
     "LeaseLost",
     "Limit",
     "LockHeld",
@@ -180,6 +181,7 @@ __all__ = [
     "Signature",
     "SnapshotConflict",
     "Snooze",
+    "SoftTimeout",
     "StepMismatch",
     "Task",
     "TaskOptions",

@@ -12,7 +12,7 @@ from pgqueue.client.backend import Backend
 from pgqueue.client.binding import BindVerbs
 from pgqueue.client.canvas.batch import BatchVerbs
 from pgqueue.client.changes import OperatorVerbs
-from pgqueue.client.client import Client
+from pgqueue.client.client import Client, LooksAfterJobs
 from pgqueue.client.dead import DeadLetters
 from pgqueue.client.declaring import DeclaresLimits, rules_of_queues
 from pgqueue.client.depths import Depths
@@ -29,7 +29,7 @@ from pgqueue.client.pruning import Pruning
 from pgqueue.client.published import Events
 from pgqueue.client.publishing import PublishVerbs
 from pgqueue.client.queues import Queues
-from pgqueue.client.routes import GivenRoutes, Routes, routed
+from pgqueue.client.routes import GivenRoutes, Routes
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
 from pgqueue.client.settings import (
@@ -40,6 +40,12 @@ from pgqueue.client.settings import (
     check_max_attempts,
     check_result_bytes,
     task_settings,
+)
+from pgqueue.client.shared_options import (
+    GivenQueueDefaults,
+    SharesOptions,
+    check_queue_defaults,
+    settings_of,
 )
 from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
@@ -53,7 +59,7 @@ from pgqueue.db.source import GivenDsn, GivenPassword
 from pgqueue.doctor import Report, examine
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
-from pgqueue.jobs.job import MAX_CRASHES, Job
+from pgqueue.jobs.job import MAX_CRASHES
 from pgqueue.jobs.limits import Limit, Rate
 from pgqueue.jobs.other_names import OF_APP, tells_of
 from pgqueue.jobs.outcome import Outcome
@@ -69,7 +75,7 @@ from pgqueue.tasks.functions import AllowedFunctions
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks
-from pgqueue.tasks.spec import TaskSettings, TaskSpec
+from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.tasks.subscription import check_subscription
 from pgqueue.timing import LIMIT, check_optional_duration
@@ -78,6 +84,7 @@ __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_OPTIONS: Mapping[str, Any] = {}
 INSIDE = "pgqueue.inside"  # the room stands above this one: only who uses it loads a worker
 DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
 Middleware = Callable[[Context, Callable[[], Awaitable[Outcome]]], Awaitable[object]]
@@ -97,6 +104,8 @@ class App(
     PublishVerbs,
     BindVerbs,
     DeclaresLimits,
+    SharesOptions,
+    LooksAfterJobs,
 ):
     """A registry of tasks and schedules over one schema of one database.
 
@@ -105,7 +114,8 @@ class App(
     `dead_letter_task` and `result_ttl` are the defaults of its tasks. `routes={"emails.*": "bulk"}` gives tasks another
     queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. A route
     may also be `{"queue": "bulk", "priority": -5, "max_attempts": 3}`, or some of it. What `@app.task(queue=…)` or a
-    call says goes first. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
+    call says goes first. `queue_defaults={"mail": {"timeout": 60, "max_attempts": 5}}` gives options to the tasks of a
+    queue. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
     functions of these modules that have no decorator. `retention` says how long what has ended is kept
     (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
@@ -135,6 +145,7 @@ class App(
         schema: str = "pgqueue",
         queue: str = "default",
         routes: GivenRoutes | None = None,
+        queue_defaults: GivenQueueDefaults | None = None,
         functions_from: Sequence[str] = (),
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
@@ -182,12 +193,12 @@ class App(
         self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
+        self.queue_defaults = check_queue_defaults(queue_defaults, self)
         queries = Queries(schema, self.codec)
         self.backend = Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn)
         self.schedules, self.jobs = Schedules(self), Jobs(self)
         self.dead = DeadLetters(self)
-        self.operations = Operations(self)
-        self.pruning = Pruning(self)
+        self.operations, self.pruning = Operations(self), Pruning(self)
         self.queues = Queues(self)
         self.limits = Limits(self)
         self.workers, self.workflows = Workers(self), Workflows(self)
@@ -251,11 +262,15 @@ class App(
 
         Raises InvalidTask if the function cannot be a task, InvalidOption for an option out of its bounds.
         """
-        settings = task_settings(options, self)
+        return self.register(function, options, {})
+
+    def register(self, function: Callable[..., Any] | None, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+        """Register a function with options of its own and those that it shares; without one, return a decorator."""
+        task_settings({**shared, **own}, self)  # raises where the options are written
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             function = as_function(function)
-            spec = self._spec_of(options.get("name") or task_name(function), function, settings)
+            spec = self._spec_of(own.get("name") or task_name(function), function, own, shared)
             check_subscription(spec)
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
@@ -264,9 +279,14 @@ class App(
 
         return register if function is None else register(function)
 
-    def _spec_of(self, name: str, function: Callable[..., Any], settings: TaskSettings | None = None) -> TaskSpec:
-        settings = task_settings({}, self) if settings is None else settings
-        return TaskSpec.of(name, function, routed(settings, self.routes.of(name)))
+    def _spec_of(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        own: Mapping[str, Any] = NO_OPTIONS,
+        shared: Mapping[str, Any] = NO_OPTIONS,
+    ) -> TaskSpec:
+        return TaskSpec.of(name, function, settings_of(name, own, shared, self))
 
     def schedule(
         self,
@@ -399,27 +419,6 @@ class App(
 
     def _insertion(self, given: Sequence[Any], named: Mapping[str, Any]) -> Insertion:
         return self.using()._insertion(given, named)
-
-    def get(self, job_id: int) -> Job:
-        """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return self.using().get(job_id)
-
-    async def aget(self, job_id: int) -> Job:
-        """The async twin of `get`."""
-        return await self.using().aget(job_id)
-
-    def cancel(self, job_id: int) -> bool:
-        """Cancel a job; True if it was waiting and is cancelled now.
-
-        A running job is asked to stop: an async task is cancelled, a task in a thread sees `ctx.cancelled`. The job
-        then ends as cancelled, unless it succeeds or fails for good first. Raises UnknownJob for a job that has ended
-        or never was.
-        """
-        return self.using().cancel(job_id)
-
-    async def acancel(self, job_id: int) -> bool:
-        """The async twin of `cancel`."""
-        return await self.using().acancel(job_id)
 
     def worker(self, *, scheduler: bool = False, **options: Unpack[WorkerOptions]) -> RunsInside:
         """Run a worker inside this process: `async with app.worker(): …` in the lifespan of a server, `with` elsewhere.

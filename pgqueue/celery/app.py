@@ -16,12 +16,12 @@ from pgqueue.celery.conf import Settings, is_dsn
 from pgqueue.celery.control import Control
 from pgqueue.celery.decorating import SHARED, BoundDecorator, Decorator, TaskRegistry, task_of
 from pgqueue.celery.mapping import signature
-from pgqueue.celery.options import CallOptions, TaskOptions, call_options
+from pgqueue.celery.options import CallOptions, TaskOptions, call_options, priority_here
 from pgqueue.celery.parts import set_current
-from pgqueue.celery.registering import core_function, core_options, rebase, settle
+from pgqueue.celery.registering import core_function, core_options, rebase, says, settle
 from pgqueue.celery.request import current_request, family
 from pgqueue.celery.result import AsyncResult, GroupResult
-from pgqueue.celery.routing import queue_by_routes
+from pgqueue.celery.routing import OF_TASKS, route_of
 from pgqueue.celery.signals import Signal
 from pgqueue.celery.task import Task
 from pgqueue.celery.values import written
@@ -257,7 +257,15 @@ class Celery:
         rebase(task, self.Task)
         settle(task, self.conf)
         default = self.conf.task_default_queue if "task_default_queue" in self.conf else None
-        options = core_options(task, self.conf, task.queue or self.queue_of(task.name) or default)
+        route = route_of(self.conf, task.name)
+        for name in OF_TASKS:
+            if name in route and not says(task, name):
+                setattr(task, name, route[name])
+        options = core_options(task, self.conf, task.queue or route.get("queue") or default)
+        if "priority" in route:
+            options.setdefault("priority", priority_here(self.conf, route["priority"]))
+        if "expires" in route:
+            options.setdefault("expires", route["expires"])
         function = self._functions.setdefault(task, core_function(task))
         self._cores[task.name] = self._core_app.task(**options)(function)
 
@@ -277,7 +285,7 @@ class Celery:
                 name,
                 [f"task {name} is not registered here, so its parameters are not known: give kwargs, or import it"],
             )
-        found = call_options(self, None, name, options)
+        found = call_options(self, None, name, options, ((), kwargs))
         if options.get("link") or options.get("link_error"):
             raise InvalidOption(f"link= of task {name} cannot be used: it is not registered here")
         headers = family() | found.pop("headers")
@@ -315,7 +323,14 @@ class Celery:
         own = SHARED.tasks.get(task) or self._own.tasks.get(task)
         if own is not None and own.queue is not None:
             return own.queue
-        return queue_by_routes(self.conf.task_routes, task, args, kwargs)
+        queue: str | None = route_of(self.conf, task, args, kwargs).get("queue")
+        return queue
+
+    def route_of(self, task: str, args: Any = (), kwargs: Any = None) -> dict[str, Any]:
+        """Return what the routes give to a call of a task, which the task does not say itself."""
+        own = SHARED.tasks.get(task) or self._own.tasks.get(task)
+        route = route_of(self.conf, task, args, kwargs)
+        return {name: value for name, value in route.items() if own is None or not says(own, name)}
 
     def close(self) -> None:
         """Close the connections of the app."""

@@ -80,7 +80,7 @@ def signature_of(app: Adapter, call: Call) -> CoreSignature[Any, Any]:
 
 
 def _options(app: Adapter, call: Call, positional: int) -> dict[str, Any]:
-    options = call_options(app, call.task, call.task.name, call.options)
+    options = call_options(app, call.task, call.task.name, call.options, (call.args, call.kwargs))
     headers = family() | options.pop("headers")
     if positional:
         headers[POSITIONAL] = str(positional)

@@ -77,7 +77,7 @@ class MaxRetriesExceededError(PgqueueError):
         self.task_args, self.task_kwargs = task_args, task_kwargs
 
 
-class SoftTimeLimitExceeded(verdicts.TimedOut):
+class SoftTimeLimitExceeded(verdicts.SoftTimeout):
     """`soft_time_limit` has passed: raised in the task, wherever it is."""
 
 

@@ -141,8 +141,15 @@ def priority_here(conf: Settings, priority: int | None) -> int | None:
     return priority if order == "high" else -priority
 
 
-def call_options(app: Adapter, task: AdapterTask | None, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of pgqueue for a call: what the call says, else the task. Raises InvalidOption."""
+def call_options(
+    app: Adapter,
+    task: AdapterTask | None,
+    name: str,
+    given: Mapping[str, Any],
+    arguments: tuple[Any, Any] = ((), None),
+) -> dict[str, Any]:
+    """Return the options of pgqueue for a call: what the call says, else the task, else a route, which may look at the
+    arguments. Raises InvalidOption."""
     where = f"a call of {name}"
     check_names(given, CallOptions.__annotations__, where)
     check_json(where, given)
@@ -150,9 +157,14 @@ def call_options(app: Adapter, task: AdapterTask | None, name: str, given: Mappi
         raise InvalidOption(
             f"{where} cannot take ignore_result=…: it belongs to the task, @app.task(ignore_result=True)"
         )
+    route = app.route_of(name, *arguments)
+    given = {
+        **{option: route[option] for option in ("priority", "expires", "countdown") if option in route},
+        **{option: value for option, value in given.items() if value is not None},
+    }
     expires = given.get("expires")
     found: dict[str, Any] = {
-        "queue": _queue_name(given.get("queue")) or app.queue_of(name),
+        "queue": _queue_name(given.get("queue")) or route.get("queue"),
         "priority": priority_here(app.conf, given.get("priority")),
         "delay": given.get("countdown"),
         "run_at": _aware(app.conf, given.get("eta")),

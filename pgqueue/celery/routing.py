@@ -1,24 +1,46 @@
-"""Routes: the queue of a task by its name, from `conf.task_routes`."""
+"""Routes: what `conf.task_routes` gives to a task by its name, and to a call."""
 
 import fnmatch
+import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from pgqueue.errors import ConfigError, InvalidOption
+from pgqueue.celery.conf import Settings, warn
+from pgqueue.celery.options import NO_PLACE, CallOptions
+from pgqueue.errors import ConfigError
+
+OF_CALLS = ("queue", "priority", "expires", "countdown")
+OF_TASKS = ("time_limit", "soft_time_limit")  # a limit belongs to the task here, and is taken as it is registered
+ADDRESS = ("routing_key", "exchange", "exchange_type")
 
 
-def queue_by_routes(routes: Any, task: str, args: Any, kwargs: Any) -> str | None:
-    """Return the queue that the first route gives which fits; None where none does.
+def route_of(conf: Settings, task: str, args: Any = (), kwargs: Any = None) -> dict[str, Any]:
+    """Return what the first route says that fits, in Celery's words: OF_CALLS and OF_TASKS; nothing where none fits.
 
-    A route is a dict of patterns, a list of pairs, a function, or a list of these. Raises InvalidOption for a route to
-    an exchange, which has no place here, and ConfigError for what is no route."""
-    for each in _listed(routes):
+    A route is a dict of patterns, a list of pairs, a function, the path of one, or a list of these. A `routing_key`
+    leads to the queue of `conf.task_queues` that has it. What has no place here is warned of by its name. Raises
+    ConfigError for what is no route."""
+    for each in _listed(conf.task_routes):
         route = dict_of_pairs(each) if isinstance(each, (list, tuple)) else each
-        found = route(task, args, kwargs or {}, {}, task=None) if callable(route) else _by_pattern(route, task)
+        route = _imported(route) if isinstance(route, str) else route
+        if hasattr(route, "route_for_task"):  # a router as an object, as in Celery 3
+            found = route.route_for_task(task, args, kwargs or {})
+        elif callable(route):
+            found = route(task, args, kwargs or {}, {}, task=None)
+        else:
+            found = _by_pattern(route, task)
         if found is not None:
-            return _queue_of(task, found)
-    return None
+            return _options_of(conf, task, found)
+    return {}
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"conf.task_routes: {path!r:.200} is no function that can be imported: {error}") from None
 
 
 def _listed(routes: Any) -> list[Any]:
@@ -47,15 +69,48 @@ def _by_pattern(route: Any, task: str) -> Any:
     return None
 
 
-def _queue_of(task: str, found: Any) -> str | None:
+def _options_of(conf: Settings, task: str, found: Any) -> dict[str, Any]:
     if isinstance(found, str):
-        return found
+        return {"queue": found}
     if not isinstance(found, Mapping):
         raise ConfigError(f"conf.task_routes: {found!r:.100} for {task} cannot be used: give a queue")
-    wrong = [name for name in found if name not in ("queue", "routing_key")]
-    if wrong or "queue" not in found:
-        raise InvalidOption(
-            f"conf.task_routes: the route of {task} has {wrong[0] if wrong else 'no queue'}: give {{'queue': …}}; "
-            "priority and others belong to the task or the call"
-        )
-    return str(getattr(found["queue"], "name", found["queue"]))
+    options = {name: found[name] for name in (*OF_CALLS, *OF_TASKS) if found.get(name) is not None}
+    address = {name: found[name] for name in ADDRESS if found.get(name) is not None}
+    if "queue" in options:
+        options["queue"] = _name(options["queue"])
+    elif address:
+        queue = _queue_with(conf.task_queues, address)
+        if queue is None:
+            warn(
+                f"conf.task_routes: {' and '.join(address)} of {task} mean nothing here: no queue of conf.task_queues "
+                "has them, and jobs go to a queue by its name: give queue="
+            )
+        else:
+            options["queue"] = queue
+    for name in found:
+        if name not in (*OF_CALLS, *OF_TASKS, *ADDRESS):
+            warn(f"conf.task_routes: {name}= of {task} means nothing here: use {_instead(name)}")
+    return options
+
+
+def _queue_with(queues: Any, address: Mapping[str, Any]) -> str | None:
+    """Return the queue that is bound to an address: by its routing key, and its exchange where the route names one."""
+    for name, queue in queues.items() if isinstance(queues, Mapping) else [(None, each) for each in queues or ()]:
+        has = queue if isinstance(queue, Mapping) else vars(queue) if hasattr(queue, "__dict__") else {}
+        key, exchange = has.get("routing_key"), _name(has.get("exchange"))
+        wanted = address.get("exchange")
+        if ("routing_key" not in address or key == address["routing_key"]) and wanted in (None, exchange):
+            return name or _name(queue)
+    return None
+
+
+def _name(given: Any) -> str | None:
+    """Return the name of a queue or an exchange: a text, or an object of kombu."""
+    name = getattr(given, "name", given)
+    return None if name is None else str(name)
+
+
+def _instead(name: str) -> str:
+    return NO_PLACE.get(
+        name, f"{name}= in the call, if at all" if name in CallOptions.__annotations__ else "no such option"
+    )

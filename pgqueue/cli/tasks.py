@@ -67,13 +67,14 @@ def _facts(spec: TaskSpec) -> dict[str, Any]:
 
 
 def _origins(spec: TaskSpec) -> dict[str, str]:
-    """Return where each setting comes from: the task, the app that its tasks share (or what that has by default), or
-    what pgqueue has for a task that says nothing."""
+    """Return where each setting comes from: the task, `with_defaults`, its route or queue, the app (or what that has by
+    default), or what pgqueue has for a task that says nothing."""
     known = TaskOptions.__annotations__.keys() | OF_APP
     origins = {name: "app" if name in OF_APP else "default" for name in _facts(spec) if name in known}
     if isinstance(spec.retry, Delays) and "retry" in spec.given:
-        origins["max_attempts"] = "task"  # one more than it has delays
-    return origins | {name: "task" for name in origins if name in spec.given}
+        origins["max_attempts"] = spec.origins.get("retry", "task")  # one more than it has delays
+    origins |= {name: "task" for name in origins if name in spec.given}
+    return origins | {name: where for name, where in spec.origins.items() if name in origins}
 
 
 def _policy(policy: RetryPolicy) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import cancel_all, check_reason
@@ -18,6 +18,8 @@ from pgqueue.client.waiting import possible_id
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.jobs.keys import key_hashes
+from pgqueue.queries.jobs.keys import KeyHolder
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import encode_unregistered
 
@@ -40,6 +42,30 @@ class Client(EnqueueVerbs, OperatorVerbs, SignalVerbs, PublishVerbs):
         return replace(job, handle=self._runner.handle)
 
     aget = get.twin
+
+    @verb
+    def find(self, task: str, idempotency_key: str) -> Steps[Job]:
+        """Return the job of a task that holds an idempotency key, as `get` does: an id that its caller has chosen.
+
+        A key leads to its job until its window ends. Raises UnknownJob.
+        """
+        check_name("task", task)
+        spec = self._app.tasks.get(task)
+        if not isinstance(idempotency_key, str):
+            raise InvalidOption(f"idempotency_key={idempotency_key!r:.100} cannot be found: give a text")
+        (key,) = key_hashes(task if spec is None else spec.name, [idempotency_key])
+        holder: KeyHolder | None = yield self._app.queries.jobs.find_key_holder(key)
+        if holder is None or holder.expired:
+            raise UnknownJob(
+                f"no job of task {task} holds the idempotency key {idempotency_key!r:.200}: it was never committed, or "
+                "the window of the key has ended"
+            )
+        job: Job | None = yield self._app.queries.jobs.get(holder.job_id)
+        if job is None:
+            raise UnknownJob(f"job {holder.job_id}, which took {idempotency_key!r:.200}, was dropped by retention")
+        return replace(job, handle=self._runner.handle)
+
+    afind = find.twin
 
     @verb
     def cancel(self, job_id: int, reason: str = "cancelled by request") -> Steps[bool]:
@@ -92,3 +118,40 @@ class Client(EnqueueVerbs, OperatorVerbs, SignalVerbs, PublishVerbs):
         if spec is not None and (spec.rules is not None or settings.rules is not None):
             settings = replace(settings, rules=spec.rules_of(settings.rules))
         return new_job(text, settings, spec, task, self._app, values)
+
+
+class LooksAfterJobs:
+    """The verbs of an app on one job: those of a client without a connection."""
+
+    if TYPE_CHECKING:
+
+        def using(self) -> Client: ...
+
+    def get(self, job_id: int) -> Job:
+        """Return a job with its attempts and their errors. Raises UnknownJob."""
+        return self.using().get(job_id)
+
+    async def aget(self, job_id: int) -> Job:
+        """The async twin of `get`."""
+        return await self.using().aget(job_id)
+
+    def find(self, task: str, idempotency_key: str) -> Job:
+        """Return the job of a task that holds an idempotency key, until the key's window ends. Raises UnknownJob."""
+        return self.using().find(task, idempotency_key)
+
+    async def afind(self, task: str, idempotency_key: str) -> Job:
+        """The async twin of `find`."""
+        return await self.using().afind(task, idempotency_key)
+
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a job; True if it was waiting and is cancelled now.
+
+        A running job is asked to stop: an async task is cancelled, a task in a thread sees `ctx.cancelled`. The job
+        then ends as cancelled, unless it succeeds or fails for good first. Raises UnknownJob for a job that has ended
+        or never was.
+        """
+        return self.using().cancel(job_id)
+
+    async def acancel(self, job_id: int) -> bool:
+        """The async twin of `cancel`."""
+        return await self.using().acancel(job_id)

@@ -1,13 +1,14 @@
 """Pruning: what has ended and is older than retention keeps it goes. The verbs `app.pruning`, and what workers do."""
 
 import builtins
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, Transaction, verb
-from pgqueue.jobs.retention import Age, check_rule
+from pgqueue.jobs.retention import Age, RetentionRule, check_rule
 from pgqueue.queries import Queries
 from pgqueue.queries.base import statement_timeout
 from pgqueue.queries.partitions import PartitionState, empty_defaults
@@ -15,6 +16,7 @@ from pgqueue.queries.retention import OldPartition, Rule, Sweep
 
 BATCH = 500
 WORKFLOWS = 10  # whose edges are deleted by one statement
+SHORTEST, STEP = 60.0, 1.25  # seconds that counted jobs are kept at least, and how their age grows
 REST = 0.02  # seconds between two batches
 PATIENCE = 600.0  # seconds that reading an old partition may take
 SAMPLED = 100.0  # pages of a partition that are read to estimate what would go
@@ -102,6 +104,25 @@ def repair(queries: Queries) -> Steps[list[PartitionState]]:
     yield from (*empty_defaults(partitions), partitions.make())
     states: list[PartitionState] = yield partitions.states()
     return states
+
+
+def shortened(queries: Queries, rules: Sequence[RetentionRule]) -> Steps[list[RetentionRule]]:
+    """Return rules with the ages that they have by the number of jobs that have ended lately, where they count those.
+
+    The ages grow in steps of a quarter: whoever sweeps begins anew when a rule changes, and so does it seldom.
+    """
+    counting = [rule for rule in rules if rule.most is not None]
+    if not counting:
+        return list(rules)
+    reaches: list[float | None] = yield queries.activity.reaches(counting)
+    found = dict(zip(counting, reaches, strict=True))
+    return [replace(rule, seconds=_shorter(rule.seconds, found.get(rule))) for rule in rules]
+
+
+def _shorter(age: float | None, reach: float | None) -> float | None:
+    if age is None or reach is None:
+        return age
+    return min(age, math.ceil(SHORTEST * STEP ** math.ceil(math.log(max(reach, SHORTEST) / SHORTEST, STEP))))
 
 
 def prune(queries: Queries, note: Callable[[Pruned], object], goes_on: Callable[[], bool]) -> Steps[bool]:

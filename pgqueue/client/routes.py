@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias, TypedDict
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypedDict
 
 from pgqueue.client.settings import check_max_attempts, check_priority
 from pgqueue.config import check_queue
 from pgqueue.errors import InvalidOption
 from pgqueue.events import name_pattern
-from pgqueue.tasks.options import check_names
-from pgqueue.tasks.spec import TaskSettings
+from pgqueue.tasks.options import check_names, without_none
 
 
 class RouteOptions(TypedDict, total=False):
@@ -34,6 +33,11 @@ class Route:
     priority: int | None = None
     max_attempts: int | None = None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it says, as options of a task."""
+        return without_none({"queue": self.queue, "priority": self.priority, "max_attempts": self.max_attempts})
+
 
 class Routes:
     """The routes of an app: the first pattern that fits counts, or what a function returns."""
@@ -52,20 +56,6 @@ class Routes:
         if self._choose is not None:
             return _route(self._choose(task))
         return next((route for pattern, route in self._patterns if pattern.fullmatch(task)), Route())
-
-
-def routed(settings: TaskSettings, route: Route) -> TaskSettings:
-    """Return the settings of a task with what its route says, where the task says nothing. A list of delays says how
-    many attempts there are."""
-    given = settings.given
-    return replace(
-        settings,
-        queue=settings.queue if route.queue is None or "queue" in given else route.queue,
-        priority=settings.priority if route.priority is None or "priority" in given else route.priority,
-        max_attempts=settings.max_attempts
-        if route.max_attempts is None or not given.isdisjoint(("max_attempts", "retry"))
-        else route.max_attempts,
-    )
 
 
 def _route(given: object) -> Route:

@@ -143,21 +143,24 @@ def _place_orders(
             except shop.PaymentDeclined:
                 declined += 1
                 progress.update(placing, note=f"{declined} rolled back, their cards were declined")
-            if number >= len(orders) // 2 and not killed and _kill_while_it_works(conn, processes, victim):
-                killed = True
-                progress.console.print(f"worker-1 (pid {victim}) was killed with SIGKILL while it ran jobs")
+            if number >= len(orders) // 2 and not killed:
+                killed = _kill_while_it_works(conn, processes, victim, progress)
             progress.advance(placing)
             _show_jobs(conn, progress, working)
             time.sleep(max(0.0, start + number * PACE - time.monotonic()))
+        while not killed and _show_jobs(conn, progress, working):  # on a busy machine it may have begun late
+            killed = _kill_while_it_works(conn, processes, victim, progress)
+            time.sleep(PACE)
 
 
-def _kill_while_it_works(conn: psycopg.Connection[Any], processes: Processes, pid: int) -> bool:
+def _kill_while_it_works(conn: psycopg.Connection[Any], processes: Processes, pid: int, progress: Progress) -> bool:
     """Kill worker-1 if it runs jobs. It is frozen while the database is asked, so that the answer stays true."""
     processes.pause("worker-1")
     time.sleep(0.03)  # statements that it sent before it froze arrive
     row = conn.execute(RUNNING_OF, [pid]).fetchone()
     if row and row[0]:
         processes.kill("worker-1")
+        progress.console.print(f"worker-1 (pid {pid}) was killed with SIGKILL while it ran jobs")
         return True
     processes.resume("worker-1")
     return False

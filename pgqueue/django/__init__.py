@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgqueue.django.backend import PgqueueBackend as PgqueueBackend
+    from pgqueue.django.job_views import accepted as accepted
+    from pgqueue.django.job_views import job_urls as job_urls
     from pgqueue.django.task_class import task as task
 
 # Django imports this package before it has read the settings, and not every project has tasks.
-_LATER = {"PgqueueBackend": "pgqueue.django.backend", "task": "pgqueue.django.task_class"}
+_LATER = {
+    "PgqueueBackend": "pgqueue.django.backend",
+    "accepted": "pgqueue.django.job_views",
+    "job_urls": "pgqueue.django.job_views",
+    "task": "pgqueue.django.task_class",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,12 +13,30 @@ Age: TypeAlias = Seconds | str | None
 Nothing: TypeAlias = dict[str, int | None]  # queues of whose jobs nothing is kept when they succeed
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep about the newest `most` jobs that have ended so, and none beyond an age: `Keep(1000, "7d")`.
+
+    For succeeded and cancelled jobs. Workers count in the rows of `activity` how far back so many have ended, and let
+    the older ones go: at least `most` stay, up to the age, and up to a quarter of the time more.
+    """
+
+    most: int
+    age: Seconds | str
+
+    def __post_init__(self) -> None:
+        if type(self.most) is not int or not 1 <= self.most <= 10**9:
+            raise InvalidOption(f"Keep(most={self.most!r:.100}) cannot be used: give 1 to 1000000000 jobs")
+        if check_age("Keep(age)", self.age) is None:
+            raise InvalidOption("Keep(age=…) cannot be for ever: a day of jobs goes as a whole, by its age; give '90d'")
+
+
 class JobAges(TypedDict, total=False):
     """How long jobs are kept after their end, by state. An age is a text such as "7d", "12h" or "30m", a number of
-    seconds or a timedelta; None, or "forever", keeps for ever."""
+    seconds or a timedelta; None, or "forever", keeps for ever. Keep bounds the number of jobs, too."""
 
-    succeeded: Age
-    cancelled: Age
+    succeeded: Age | Keep
+    cancelled: Age | Keep
     failed: Age
 
 
@@ -36,24 +54,27 @@ class Retention(JobAges, total=False):
     operations: Age
     activity: Age
     events: Age
-    queues: Mapping[str, Age | JobAges]
-    tasks: Mapping[str, Age | JobAges]
+    queues: Mapping[str, Age | Keep | JobAges]
+    tasks: Mapping[str, Age | Keep | JobAges]
 
 
 _NAMES = tuple(Retention.__annotations__)
 _STATES = tuple(JobAges.__annotations__)
+COUNTED = {"succeeded": ("succeeded",), "cancelled": ("cancelled", "expired", "skipped")}  # with outcomes of attempts
 _RULES = tuple(name for name in _NAMES if name not in ("queues", "tasks"))
 GivenRetention: TypeAlias = Retention | Mapping[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionRule:
-    """How many seconds what `name` says is kept; None is for ever. `queue` and `task` are names or patterns."""
+    """How many seconds what `name` says is kept; None is for ever. `queue` and `task` are names or patterns. `most`: at
+    about how many jobs that becomes shorter."""
 
     name: str
     queue: str
     task: str
     seconds: float | None
+    most: int | None = None
 
 
 def check_rule(name: str, age: Age, queue: str = "*", task: str = "*") -> RetentionRule:
@@ -79,7 +100,7 @@ def read_retention(given: GivenRetention) -> tuple[Nothing, list[RetentionRule]]
         if name == "queues" or name == "tasks":
             rules += _single(name, value, nothing)
         elif name in _NAMES:
-            rules.append(RetentionRule(name, "*", "*", check_age(f"retention {name}", value)))
+            rules.append(_rule(f"retention {name}", name, ("*", "*"), value))
         else:
             nothing[check_queue(name)] = _check_nothing(name, value)
     return nothing, rules
@@ -99,8 +120,15 @@ def _single(kind: str, given: object, nothing: Nothing) -> Iterator[RetentionRul
         for state, age in by_state.items():
             if state not in _STATES:
                 raise InvalidOption(f"retention of {name} has no {state!r}: it takes {', '.join(_STATES)}")
-            queue, task = (name, "*") if kind == "queues" else ("*", name)
-            yield RetentionRule(state, queue, task, check_age(f"retention of {name}", age))
+            yield _rule(f"retention of {name}", state, (name, "*") if kind == "queues" else ("*", name), age)
+
+
+def _rule(where: str, name: str, of: tuple[str, str], given: object) -> RetentionRule:
+    if not isinstance(given, Keep):
+        return RetentionRule(name, *of, check_age(where, given))
+    if name not in COUNTED:
+        raise InvalidOption(f"{where}: Keep counts {' and '.join(COUNTED)} jobs alone: give an age for {name}")
+    return RetentionRule(name, *of, check_age(where, given.age), given.most)
 
 
 def _check_nothing(name: str, value: object) -> int | None:
@@ -110,3 +138,6 @@ def _check_nothing(name: str, value: object) -> int | None:
         hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(_NAMES)}; queues stand in 'queues'"
         raise InvalidOption(f"retention has no {name!r}: {hint}")
     return value
+
+
+Keep.__module__ = "pgqueue"  # where users import it from

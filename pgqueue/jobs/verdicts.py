@@ -80,5 +80,10 @@ class TimedOut(Exception):
     """A job ran longer than its `timeout` or `soft_timeout`. A failure like any other: the policy tries again."""
 
 
-for _public in (Retry, Snooze, RateLimited, Fail, Cancel, TimedOut):
+class SoftTimeout(TimedOut):
+    """A job ran longer than its `soft_timeout`, and could still clean up. Such attempts have the reason *soft
+    timeout*; those that `timeout` has ended have *timeout*."""
+
+
+for _public in (Retry, Snooze, RateLimited, Fail, Cancel, TimedOut, SoftTimeout):
     _public.__module__ = "pgqueue"  # where users import them from: this name is stored with an error

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import LiteralString
 from uuid import UUID
 
+from pgqueue.jobs.retention import COUNTED, RetentionRule
 from pgqueue.jobs.tally import BUCKETS, OUTCOMES, Count, Key, array_of, middle_of
 from pgqueue.queries.base import Query, Statements, fill, nothing
 from pgqueue.queries.jobs.parts import LANES
@@ -93,7 +94,31 @@ from counted group by queue""",
     waits=WAITS,
     turn_at=TURN_AT,
 )
+
+# Tell within how many seconds, up to now, as many jobs have ended as each rule of retention keeps; null where fewer
+# have within its age. Ends stand here in rows of ten seconds by task, queue and outcome, so no job is looked at: the
+# naive form, to number the finished jobs, reads all of them each time, for they have no index by queue or task. By
+# activity_at, from the newest row on, and no further than `look` rows of a rule. It locks nothing.
+REACHES: LiteralString = """
+select (
+    select extract(epoch from now() - counted.at)::float8 + 10.0::float8
+    from (
+        select newest.at, sum(newest.jobs) over (order by newest.at desc, newest.jobs) as ended
+        from (
+            select a.at, case when a.outcome = any(string_to_array(g.outcomes, ' '))
+                              and a.queue like g.queues escape '!' and a.task like g.tasks escape '!'
+                              then a.jobs::bigint else 0::bigint end as jobs
+            from {s}.activity a
+            where a.at > now() - make_interval(secs => g.seconds) order by a.at desc limit %(look)s::int
+        ) as newest
+    ) as counted
+    where counted.ended >= g.most::numeric order by counted.at desc limit 1)
+from unnest(%(outcomes)s::text[], %(queues)s::text[], %(tasks)s::text[], %(seconds)s::float8[], %(mosts)s::bigint[])
+     with ordinality as g(outcomes, queues, tasks, seconds, most, ord)
+order by g.ord"""
+
 MOST_LANES = 1000
+LOOK = 50_000  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +173,21 @@ class ActivityQueries(Statements):
     def due_turns(self, most: int) -> Query[dict[str, int | None]]:
         """Tell how many metered jobs that wait became due in the last minute, by queue; None where it is not known."""
         return Query(self._sql(DUE_TURNS), dict, {"most": most, "most_lanes": MOST_LANES})
+
+    def reaches(self, rules: Sequence[RetentionRule], look: int = LOOK) -> Query[list[float | None]]:
+        """Tell within how many seconds as many jobs have ended as each rule keeps; None where fewer have."""
+        params = {
+            "outcomes": [" ".join(COUNTED[rule.name]) for rule in rules],
+            "queues": [_pattern(rule.queue) for rule in rules],
+            "tasks": [_pattern(rule.task) for rule in rules],
+            "seconds": [rule.seconds for rule in rules],
+            "mosts": [rule.most for rule in rules],
+            "look": look,
+        }
+        return Query(self._sql(REACHES), lambda rows: [row[0] for row in rows], params)
+
+
+def _pattern(name: str) -> str:
+    """Return a pattern of names as LIKE has it, with ! before what is meant as it is."""
+    plain = name.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    return plain.replace("*", "%")

@@ -17,7 +17,7 @@ from pgqueue.error_info import storable_text
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.other_names import OF_CONTEXT, tells_of
-from pgqueue.jobs.verdicts import Cancel, TimedOut
+from pgqueue.jobs.verdicts import Cancel, SoftTimeout, TimedOut
 from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
 from pgqueue.tasks.durable import DurableContext
 from pgqueue.tasks.journal import Journal
@@ -70,12 +70,14 @@ class Host(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Signals:
-    """State that a worker and a running task share. `deadline` is by the machine's monotonic clock. `host` is None
+    """State that a worker and a running task share. `deadline` is by the machine's monotonic clock; it is that of a
+    `soft_timeout` where `soft`. `host` is None
     without a worker, and after the job's end. `completed`: the task has committed the job's success itself. `awaited`:
     a `def` task has returned a coroutine, and the event loop runs that. `step_calls`: those of the attempt, once
     the task has used one."""
 
     deadline: float | None = None
+    soft: bool = False
     cancelled: bool = False
     completed: bool = False
     awaited: bool = False
@@ -160,6 +162,12 @@ class Context(DurableContext):
         return str(given) if given is not None else f"pgqueue-{self._job.id}-{born}"
 
     @property
+    def attempt_key(self) -> str:
+        """A key of this attempt alone: another one of the job, also after a snooze, a recorded step or a redrive, has
+        another. For services that are to answer a repeat anew, and for finding one attempt in their logs."""
+        return f"{self.idempotency_key}.{self._job.lease}"
+
+    @property
     def run_at(self) -> datetime:
         """When this attempt was due."""
         return self._job.run_at
@@ -203,7 +211,8 @@ class Context(DurableContext):
         return self._signals.cancelled
 
     def check(self) -> None:
-        """Raise Cancel if the job was cancelled, TimedOut if its soft limit has passed; else do nothing.
+        """Raise Cancel if the job was cancelled, SoftTimeout if its `soft_timeout` has passed (TimedOut where it has a
+        `timeout` alone); else do nothing.
 
         For long work in a thread, which cannot be stopped from outside: call it between steps.
         """
@@ -211,7 +220,8 @@ class Context(DurableContext):
             raise Cancel("cancelled by request")
         remaining = self.remaining
         if remaining is not None and remaining <= 0:
-            raise TimedOut(f"the soft limit passed {-remaining:.1f} s ago")
+            kind = SoftTimeout if self._signals.soft else TimedOut
+            raise kind(f"the soft limit passed {-remaining:.1f} s ago")
 
     def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
         """Report how far the job is: `app.get(id).progress` shows it while the job runs.

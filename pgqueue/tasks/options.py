@@ -117,8 +117,9 @@ class TaskOptions(JobOptions, TaskConditions, TaskTurns, total=False):
     `isolation="process"` runs the task, `def` or `async def`, in a child process: a segfault, `os._exit` or the OOM
     killer ends that attempt alone. `timeout` cancels an `async def` and terminates a child process; that fails the
     attempt with reason *timeout*, and the policy tries again. A thread cannot be stopped: for it the timeout is a soft
-    limit, and a ThreadTimeoutWarning says so. `soft_timeout` sets `ctx.deadline` and makes `ctx.check()` raise
-    TimedOut; in a child process TimedOut is raised in a `def` wherever it is, and an `async def` is cancelled.
+    limit, and a ThreadTimeoutWarning says so. `soft_timeout` lets the task clean up: it sets `ctx.deadline`, cancels an
+    `async def` once, raises SoftTimeout in a `def` in a child process wherever it is, and in a thread where that calls
+    `ctx.check()`. Such attempts have the reason *soft timeout*.
 
     A job whose worker died while it ran is a dead letter with reason *crashed* after the `max_crashes`-th time.
     `dead_letter_task` names a task of which a job is enqueued with each dead letter of this one; False: none, though

@@ -60,7 +60,7 @@ class ThreadTimeoutWarning(UserWarning):
 class TaskSettings:
     """The options of `@app.task(…)`, with the app's where the task has none. Durations are seconds.
 
-    `given`: the names of the options that the task itself has.
+    `given`: the names of the options that the task itself has. `origins`: where those come from that others gave it.
     """
 
     queue: str
@@ -88,6 +88,7 @@ class TaskSettings:
     result_ttl: float | None = None
     max_result_bytes: int = MAX_RESULT_BYTES
     given: frozenset[str] = frozenset()
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

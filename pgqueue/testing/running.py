@@ -13,7 +13,7 @@ from pgqueue.events import JobClaimed, JobExpired, JobStarted, JobSucceeded, Wai
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
-from pgqueue.jobs.verdicts import Asleep, TimedOut
+from pgqueue.jobs.verdicts import Asleep, SoftTimeout, TimedOut
 from pgqueue.queries.workflows.settle import Look
 from pgqueue.testing.attempt import AttemptSignals, OneTask, RecordingSpec
 from pgqueue.testing.backend import TransactionBackend
@@ -170,8 +170,9 @@ class Runner:
         if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError, Asleep)):
             self.error = raised
         elif self._raise_errors and isinstance(outcome, Raised):
-            if outcome.reason == "timeout" and not isinstance(raised, TimedOut):  # the task saw a CancelledError
-                raised = TimedOut(outcome.error.message)
+            limits = {"timeout": TimedOut, "soft timeout": SoftTimeout}
+            if outcome.reason in limits and not isinstance(raised, TimedOut):  # the task saw a CancelledError
+                raised = limits[outcome.reason](outcome.error.message)
             self.error = raised or TaskRaised(f"{outcome.error.type}: {outcome.error.message}")
 
     async def _claim(self, queues: Sequence[str] | None, at_most: int) -> list[ClaimedJob]:

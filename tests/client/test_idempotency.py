@@ -5,11 +5,24 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
-from pgqueue import App, Context, IdempotencyConflict, InvalidOption, Job, JobState, SnapshotConflict, Task, db
+from pgqueue import (
+    App,
+    Context,
+    IdempotencyConflict,
+    InvalidOption,
+    Job,
+    JobState,
+    SnapshotConflict,
+    Snooze,
+    Task,
+    UnknownJob,
+    db,
+)
 from pgqueue.events import JobEnqueued
 from tests.callers import TRANSACTIONAL, Caller, on
 from tests.conftest import drain, scalar, work
@@ -317,10 +330,13 @@ def test_an_idempotent_task_makes_its_keys_of_its_arguments(app: App, conn: Conn
 
 def test_the_key_that_a_task_hands_on_is_the_same_on_each_attempt(app: App, conn: Conn) -> None:
     seen: dict[int, list[str]] = {}
+    tries: list[str] = []
 
     @app.task(name="pay", retry=[0.0])
     def pay(ctx: Context, n: int) -> None:
         seen.setdefault(n, []).append(ctx.idempotency_key)
+        tries.append(ctx.attempt_key)
+        assert ctx.attempt_key.startswith(f"{ctx.idempotency_key}.")
         assert len(seen[n]) > 1
 
     pay.using(idempotency_key="order-42").enqueue(1)
@@ -329,6 +345,45 @@ def test_the_key_that_a_task_hands_on_is_the_same_on_each_attempt(app: App, conn
     assert seen[1] == ["order-42"] * 2
     assert [len(set(keys)) for keys in seen.values()] == [1, 1, 1]
     assert len({keys[0] for keys in seen.values()}) == 3
+    assert len(set(tries)) == len(tries) == 6
+
+
+def test_attempts_with_the_same_number_have_keys_of_their_own(app: App, conn: Conn) -> None:
+    seen: list[tuple[int, str]] = []
+
+    @app.task(name="pay")
+    def pay(ctx: Context) -> None:
+        seen.append((ctx.attempt, ctx.attempt_key))
+        if len(seen) < 2:
+            raise Snooze(0)
+
+    pay.enqueue()
+    drain(app, conn)
+    assert [attempt for attempt, _ in seen] == [1, 1]
+    assert len({key for _, key in seen}) == 2
+
+
+def test_an_id_that_the_caller_has_chosen_leads_to_its_job(app: App, conn: Conn, ship: Task[[int], int]) -> None:
+    chosen = str(uuid4())
+    with pytest.raises(UnknownJob, match="no job of task ship holds"):
+        app.find("ship", chosen)
+    with conn.transaction():
+        job = ship.using(conn, idempotency_key=chosen, idempotency_window=3600).enqueue(1)
+        assert app.using(conn).find("ship", chosen).id == job.id
+        with pytest.raises(UnknownJob):
+            app.find("ship", chosen)  # nothing has committed yet
+    app.using(idempotency_key=chosen).enqueue("other", {"n": 1})  # a key belongs to its task
+    assert (app.find("ship", chosen).id, app.find("ship", chosen).state) == (job.id, "pending")
+    drain(app, conn)
+    found = asyncio.run(app.afind("ship", chosen))
+    assert (found.id, found.state, found.result) == (job.id, "succeeded", 2)
+    assert found.wait(1) == 2
+    conn.execute("delete from pgqueue.job_finished")
+    with pytest.raises(UnknownJob, match=f"job {job.id}, .* was dropped by retention"):
+        app.find("ship", chosen)
+    conn.execute("update pgqueue.idempotency_key set expires_at = now()")
+    with pytest.raises(UnknownJob, match="the window of the key has ended"):
+        app.find("ship", chosen)
 
 
 def test_a_job_that_gets_the_id_of_a_lost_one_has_a_key_of_its_own(app: App, conn: Conn) -> None:

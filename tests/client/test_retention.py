@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, InvalidOption
+from pgqueue import App, InvalidOption, Keep
 from tests.conftest import drain, scalar
 from tests.harness import Conn
 
@@ -63,6 +63,12 @@ def test_the_rules_of_an_app_are_read() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("most", "age"), [(0, "7d"), (True, "7d"), (10, "forever"), (10, "soon")])
+def test_a_number_of_jobs_has_an_age_as_well(most: int, age: str) -> None:
+    with pytest.raises(InvalidOption, match="cannot be"):
+        Keep(most, age)
+
+
 def test_a_queue_by_its_bare_name_keeps_nothing() -> None:
     app = App(retention={"bulk": 0, "other": None})
     assert (app.retention, app.retention_rules) == ({"bulk": 0, "other": None}, [])
@@ -72,6 +78,8 @@ def test_a_queue_by_its_bare_name_keeps_nothing() -> None:
     ("given", "said"),
     [
         ({"suceeded": "7d"}, "did you mean succeeded"),
+        ({"failed": Keep(10, "7d")}, "Keep counts succeeded and cancelled jobs alone: give an age for failed"),
+        ({"tasks": {"a": {"failed": Keep(10, "7d")}}}, "give an age for failed"),
         ({"bulk": "1h"}, "queues stand in 'queues'"),
         ({"succeeded": 0}, "give a text such as '7d'"),
         ({"succeeded": "7 days"}, "give a text such as '7d'"),

@@ -194,6 +194,28 @@ def test_tasks_are_listed_and_shown_with_their_schema(tmp_path: Path) -> None:
     assert "Say hello." in shell("tasks", "list", "-A", "shop:app").stdout
 
 
+SHARED = """
+import pgqueue
+app = pgqueue.App(timeout=60, routes={"t": {"priority": 3}}, queue_defaults={"mail": {"max_crashes": 2}})
+group = app.with_defaults(queue="mail", retry=[1, 2])
+
+@group.task(name="t", retention=0)
+def t() -> None: ...
+"""
+
+
+def test_a_task_is_shown_with_where_each_option_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHARED)
+    shown = Shell(tmp_path, None).data("tasks", "show", "t", "-A", "shop:app")
+    known = {name: (shown[name], shown["origins"][name]) for name in ("queue", "priority", "max_crashes", "timeout")}
+    assert known == {
+        "queue": ("mail", "with_defaults"), "priority": (3, "route"), "max_crashes": (2, "queue"),
+        "timeout": (60, "app"),
+    }  # fmt: skip
+    assert (shown["max_attempts"], shown["origins"]["max_attempts"]) == (3, "with_defaults")
+    assert (shown["origins"]["retention"], shown["origins"]["isolation"]) == ("task", "default")
+
+
 def test_a_task_is_shown_with_every_option_that_it_has(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         "import pgqueue\n"

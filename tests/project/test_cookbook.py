@@ -317,6 +317,20 @@ def _(at: Kitchen) -> None:
     assert at.bar(job.id) == "100 %"
 
 
+@check("Keep a large result in a bucket")
+def _(at: Kitchen) -> None:
+    at.names["bucket"] = bucket = {}
+    run = at.render_and_send(2_000_000, "ann@example.com")
+    at.jobs.drain()
+    rendered, sent = (at.app.get(job) for job in run.jobs)
+    (name,) = bucket
+    assert (rendered.result, sent.result) == ({"name": name}, 10_000_000)
+    assert at.sql("select max(pg_column_size(result)) from pgqueue.job_finished") < 200
+    at.render.enqueue(2_000_000)  # as an attempt that is repeated
+    at.jobs.drain()
+    assert len(bucket) == 1
+
+
 @check("Cancel what is running")
 def _(at: Kitchen) -> None:
     job = at.crawl.enqueue(2)

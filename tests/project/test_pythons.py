@@ -1,5 +1,6 @@
 """The wheel works on each Python that it says: docs/start.md, followed to the letter in an empty environment."""
 
+import ast
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from tests.project.releases import clean
 from tests.project.start_pages import StartPage, Terminal
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NEXT = ["3.14"]  # not in the classifiers until this test has run on one
 VERSIONS = re.findall(r":: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
 # Where interpreters stand that are not on the PATH under their version: those of pyenv.
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
@@ -47,13 +49,48 @@ def test_the_pythons_of_the_classifiers_are_those_of_the_page_of_versions() -> N
     assert PROJECT["requires-python"] == f">={VERSIONS[0]}"
 
 
+# What Python 3.14 has removed, deprecates in use, or does by another default than before.
+CHANGED_IN_3_14 = re.compile(
+    r"\basyncio\.(get_event_loop_policy|set_event_loop_policy|\w*EventLoopPolicy|iscoroutinefunction|get_event_loop)\b"
+    r"|\b\w*(ThreadedChildWatcher|SafeChildWatcher)\b|\bast\.(Num|Str|Bytes|NameConstant|Ellipsis)\b"
+    r"|\bpkgutil\.(find|get)_loader\b|\bimport multiprocessing\b|\bfrom multiprocessing\b|\bProcessPoolExecutor\b"
+    r"|\b__annotate__\b|\bfrom __future__ import annotations\b"
+)
+
+
+def leaves_finally(tree: ast.AST) -> list[int]:
+    """The lines on which `return`, `break` or `continue` leaves a `finally`, of which Python 3.14 warns."""
+    ends = [each for node in ast.walk(tree) if isinstance(node, (ast.Try, ast.TryStar)) for each in node.finalbody]
+    leaving = (ast.Return, ast.Break, ast.Continue)
+    return [node.lineno for end in ends for node in ast.walk(end) if isinstance(node, leaving)]
+
+
+def test_the_code_uses_nothing_that_the_next_python_changes() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for folder in ("pgqueue", "migrations")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line in [
+            *(at for at, text in enumerate(path.read_text().splitlines(), 1) if CHANGED_IN_3_14.search(text)),
+            *leaves_finally(ast.parse(path.read_text())),
+        ]
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("code", ["asyncio.get_event_loop_policy()", "ast.Num", "from multiprocessing import Queue"])
+def test_what_the_next_python_changes_is_seen(code: str) -> None:
+    assert CHANGED_IN_3_14.search(code)
+    assert leaves_finally(ast.parse("def f():\n  try: g()\n  finally:\n    return 1")) == [4]
+
+
 @pytest.mark.servers
 @pytest.mark.timeout(600)  # pip installs two dozen packages
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, *NEXT])
 def test_the_first_five_minutes_to_the_letter(version: str, wheel: Path, tmp_path: Path) -> None:
     python = _interpreter(version)
     if python is None:
-        pytest.skip(f"no Python {version} is installed here")
+        pytest.skip(f"no Python {version} is installed here: put python{version} on the PATH, or into pyenv")
     page = StartPage("start.md")
     install, prepare, work, look = page.commands
     install = install.replace("/path/to/checkout", str(wheel)).replace("python3 -m venv", f"{python} -m venv")

@@ -192,7 +192,7 @@ def test_the_owner_owns_all_and_cannot_log_in(conn: Conn, installed: Installed) 
 
 _PRODUCES = """
 jobs.enqueue jobs.enqueue_one* jobs.enqueue_many* jobs.enqueue_conditionally* jobs.take_expired_keys
-jobs.find_key_holders jobs.find_unique_holders jobs.replace jobs.free_expired* jobs.give_back_keys
+jobs.find_key_holder* jobs.find_unique_holders jobs.replace jobs.free_expired* jobs.give_back_keys
 jobs.depth* jobs.begin jobs.change_flows workflows.enqueue workflows.find_older signals.send*"""
 _LOOKS = "jobs.list* jobs.count* jobs.prefer_indexes"
 _WAITS = "waits.listen waits.register waits.read*"
@@ -202,7 +202,7 @@ _UPKEEP = "partitions.states partitions.delegated partitions.maintain schema.che
 RUNS = {
     "producer": f"{_PRODUCES} {_LOCKS} events.publish",
     "worker": f"""
-    jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
+    jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.re* dead.next_batch dead.redrive
     dead.discard steps.[!f]* signals.* calls.* operations.lock operations.move operations.find_abandoned
     operations.put_off operations.fail workflows.*
     chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back limits.declare

@@ -87,6 +87,7 @@ SUBSCRIPTION = """
  "rules": [{"kind": "order", "rule": "t#order", "key_of": "$key"}],
  "matching": [{"anchor": "^order", "pattern": "order.*", "expression": "^x$"}]}"""
 EVENTS = [NewEvent("order.paid", '{"a": 1}', "k"), NewEvent("order.paid", "{}")]
+COUNTING = RetentionRule("cancelled", "tenant-*", "*", 3600.0, 100)
 RULE, FOREVER = RetentionRule("succeeded", "*", "audit.*", 3600.0), RetentionRule("ticks", "*", "*", None)
 SWEEP = Sweep("job_finished_20260101", TICK, TICK + timedelta(days=1), timedelta(hours=1), False, 0, 10, "hash")
 GRANTS = [Grant("pg_monitor", "table", "job_live", column, "select") for column in ("id", "queue")]
@@ -119,6 +120,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.enqueue_conditionally unique": lambda q: q.jobs.enqueue_conditionally([UNIQUE], read_committed_only=True),
     "jobs.enqueue_conditionally in window": lambda q: q.jobs.enqueue_conditionally([KEYED, ALONE]),
     "jobs.find_key_holders": lambda q: q.jobs.find_key_holders([KEYED, ALONE]),
+    "jobs.find_key_holder": lambda q: q.jobs.find_key_holder(str(KEYED.conditions and KEYED.conditions.key_hash)),
     "jobs.find_unique_holders": lambda q: q.jobs.find_unique_holders([ALONE]),
     "jobs.replace": lambda q: q.jobs.replace([1], [ALONE]),
     "jobs.free_expired_keys": lambda q: q.jobs.free_expired_keys([KEYED, ALONE]),
@@ -344,6 +346,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.count_parked": lambda q: q.jobs.count_parked(),
     "schedules.list": lambda q: q.schedules.list(),
     "retention.declare": lambda q: q.retention.declare("shop:app", [RULE, FOREVER]),
+    "activity.reaches": lambda q: q.activity.reaches([COUNTING, COUNTING]),
     "retention.set_rule": lambda q: q.retention.set_rule(RULE, "me"),
     "retention.unset_rule": lambda q: q.retention.unset_rule("succeeded", "*", "audit.*"),
     "retention.rules": lambda q: q.retention.rules(),

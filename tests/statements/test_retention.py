@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App, db
-from pgqueue.client.pruning import prune
+from pgqueue import App, Keep, db
+from pgqueue.client.pruning import prune, shortened
 from pgqueue.client.steps import follow
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
@@ -464,6 +464,50 @@ def test_a_worker_without_the_turn_prunes_nothing(conn: Conn, dsn: str, monkeypa
     asyncio.run(steps())
     assert jobs(conn) == {kept}
     app.close()
+
+
+def test_a_rule_that_counts_keeps_about_so_many_and_no_fewer(conn: Conn, dsn: str, soon: None) -> None:
+    """Ten of each task ended an hour apart: three of each stay, and those of the time of a quarter more."""
+    ended = (
+        "insert into pgqueue.activity (at, worker_id, task, queue, outcome, jobs, run_seconds, wait_seconds,"
+        " run_counts, wait_counts) values (now() - make_interval(hours => %s, secs => 30), gen_random_uuid(), %s,"
+        " 'default', 'succeeded', 1, 0, 0, '{}', '{}')"
+    )
+    for task in ("counted.a", "counted_b", "other"):
+        for hours in range(10):
+            add_job(conn, (hours + 0.01) / 24, task=task)
+            conn.execute(ended, (hours, task))
+    few = {"succeeded": Keep(3, "5d")}
+    app = App(
+        dsn, name="shop:app", retention={"succeeded": "5d", "tasks": {"counted.*": few, "counted_b": few["succeeded"]}}
+    )
+
+    def left() -> dict[str, int]:
+        found = conn.execute("select task, count(*) from pgqueue.job_finished group by task").fetchall()
+        return {str(task): int(count) for task, count in found}
+
+    asyncio.run(work(app, lambda: left().get("counted_b", 10) < 10 and left().get("counted.a", 10) < 10))
+    assert left()["other"] == 10
+    assert 3 <= left()["counted.a"] <= 4
+    assert 3 <= left()["counted_b"] <= 4
+    ages = {rule.task: rule.age for rule in app.pruning.rules() if rule.name == "succeeded"}
+    assert ages["*"] == timedelta(days=5)
+    assert timedelta(hours=2) < (ages["counted.*"] or timedelta()) < timedelta(hours=4)
+    app.close()
+
+
+def test_where_fewer_jobs_end_than_are_kept_their_age_counts(conn: Conn, dsn: str) -> None:
+    rules = App(retention={"tasks": {"rare": Keep(5, "2h")}, "queues": {"q": Keep(1, "1d")}}).retention_rules
+    assert follow(conn, shortened(QUERIES, rules)) == rules
+    conn.execute(
+        "insert into pgqueue.activity (at, worker_id, task, queue, outcome, jobs, run_seconds, wait_seconds,"
+        " run_counts, wait_counts) values (now(), gen_random_uuid(), 'rare', 'q', 'expired', 1, 0, 0, '{}', '{}')"
+    )
+    found = {(rule.name, rule.queue, rule.task): rule.seconds for rule in follow(conn, shortened(QUERIES, rules))}
+    assert found == {
+        ("succeeded", "*", "rare"): 7200, ("cancelled", "*", "rare"): 7200, ("succeeded", "q", "*"): 86400,
+        ("cancelled", "q", "*"): 60,
+    }  # fmt: skip
 
 
 def test_a_worker_prunes_and_declares_what_its_code_says(conn: Conn, dsn: str, soon: None) -> None:

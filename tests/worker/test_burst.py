@@ -1,6 +1,7 @@
 """`pgqueue work --burst`: a worker runs what is due, and what that lets be due, and ends."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,47 @@ def test_a_burst_hands_on_the_turns_of_its_own_jobs_and_waits_for_a_rate(app: Ap
     paced.enqueue_many({} for _ in range(4))
     assert burst(app)
     assert scalar(conn, "select count(*) from pgqueue.job_finished where state = 'succeeded'") == 10
+
+
+def test_a_burst_leaves_retries_of_limited_tasks_that_are_due_within_seconds(app: App, conn: Conn) -> None:
+    runs: list[str] = []
+
+    @app.task(name="limited", limit=Limit(2), retry=[3], max_attempts=2)
+    def limited() -> None:
+        runs.append("limited")
+        raise LookupError
+
+    @app.task(name="paced", limit=Rate(50, per=1, burst=1))
+    def paced() -> None:
+        runs.append("paced")
+
+    jobs = [limited.enqueue(), paced.using(delay=3).enqueue()]
+    paced.enqueue_many({} for _ in range(3))
+    assert burst(app)
+    assert sorted(runs) == ["limited", "paced", "paced", "paced"]
+    assert [app.get(job.id).state for job in jobs] == ["blocked", "blocked"]
+    assert scalar(conn, "select count(*) from pgqueue.job_live where run_at > now()") == 2
+
+
+def test_a_burst_leaves_jobs_whose_limit_others_hold(app: App, conn: Conn) -> None:
+    begun, ends = threading.Event(), threading.Event()
+
+    @app.task(name="one", limit=Limit(1))
+    def one(waits: bool = False) -> None:
+        if waits:
+            begun.set()
+            assert ends.wait(60)
+
+    held = one.enqueue(waits=True)
+    other = App(app.dsn)
+    other.task(name="one", limit=Limit(1))(lambda waits=False: None)
+    with app.worker():
+        assert begun.wait(30)
+        left = one.enqueue()
+        assert burst(other)
+        assert [app.get(job.id).state for job in (held, left)] == ["running", "blocked"]
+        ends.set()
+    other.close()
 
 
 def test_a_burst_does_not_wait_for_turns_that_others_hold_or_that_are_paused(app: App, conn: Conn) -> None:

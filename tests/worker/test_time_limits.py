@@ -80,6 +80,51 @@ def test_a_task_in_a_thread_is_warned_of_at_registration_and_gets_a_soft_limit(a
     assert app.get(job.id).errors[0].type == "pgqueue.TimedOut"
 
 
+def test_a_task_in_a_thread_is_told_of_its_soft_limit_where_it_looks(app: App, conn: Conn) -> None:
+    @app.task(soft_timeout=0.05, retry=[0], name="thread")
+    def thread(ctx: Context) -> None:
+        while True:
+            ctx.check()
+            threading.Event().wait(0.005)
+
+    job = thread.enqueue()
+    drain(app, conn)
+    assert [attempt.reason for attempt in app.get(job.id).attempts] == ["soft timeout", "exhausted"]
+    assert app.get(job.id).errors[0].type == "pgqueue.SoftTimeout"
+
+
+def test_an_async_task_is_cancelled_at_its_soft_limit_and_may_clean_up(app: App, conn: Conn) -> None:
+    @app.task(soft_timeout=0.05, timeout=60, max_attempts=1, name="cleans up")
+    async def cleans_up(ctx: Context) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # the worker cancels it once, so it may await
+        return f"{ctx.remaining:.0f} s are left"
+
+    @app.task(soft_timeout=0.05, retry=[0], name="ends")
+    async def ends() -> None:
+        await asyncio.Event().wait()
+
+    @app.task(soft_timeout=0.05, timeout=0.2, retry=[0], name="hangs")
+    async def hangs() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.Event().wait()
+
+    jobs = [cleans_up.enqueue(), ends.enqueue(), hangs.enqueue()]
+    drain(app, conn)
+    one, two, three = (app.get(job.id) for job in jobs)
+    assert (one.state, one.result) == ("succeeded", "-0 s are left")
+    assert [(end.reason, end.error and end.error.type) for end in (*two.attempts, *three.attempts)] == [
+        ("soft timeout", "pgqueue.SoftTimeout"), ("exhausted", "pgqueue.SoftTimeout"),
+        ("timeout", "pgqueue.TimedOut"), ("exhausted", "pgqueue.TimedOut"),
+    ]  # fmt: skip
+    counted = conn.execute("select reason, count(*) from pgqueue.transition where reason like '%timeout' group by 1")
+    assert dict(counted.fetchall()) == {"soft timeout": 1, "timeout": 1}
+
+
 def hold() -> str:
     threading.Event().wait()
     return "never"
@@ -117,9 +162,9 @@ def test_a_soft_limit_is_raised_in_a_child_process_and_the_policy_tries_again(
     job = app.enqueue("held")
     drain(app, conn)
     done = app.get(job.id)
-    assert [attempt.reason for attempt in done.attempts] == ["timeout", "exhausted"]
+    assert [attempt.reason for attempt in done.attempts] == ["soft timeout", "exhausted"]
     assert [(error.type, error.message) for error in done.errors] == [
-        ("pgqueue.TimedOut", "the soft limit of 0.2 s has passed")
+        ("pgqueue.SoftTimeout", "the soft limit of 0.2 s has passed")
     ] * 2
     assert done.crash_count == 0
 

@@ -151,6 +151,11 @@ class KeyQueries(Statements):
         params = _hashes(jobs) | {"args": lines(args), "compared": self.codec is None}
         return Query(self._sql(FIND_KEY_HOLDERS), lambda rows: [KeyHolder(*row) for row in rows], params)
 
+    def find_key_holder(self, key: str) -> Query[KeyHolder | None]:
+        """Find the job that holds one idempotency key, given as it is stored."""
+        params = {"keys": lines([key]), "args": lines(["{}"]), "compared": False}
+        return Query(self._sql(FIND_KEY_HOLDERS), lambda rows: KeyHolder(*rows[0]) if rows else None, params)
+
     def find_unique_holders(self, jobs: Sequence[NewJob]) -> Query[list[UniqueHolder]]:
         """Find the jobs that hold the unique keys of these jobs, each of which has one."""
         return Query(self._sql(FIND_UNIQUE_HOLDERS), lambda rows: [UniqueHolder(*row) for row in rows], _uniques(jobs))

@@ -91,8 +91,9 @@ class Producer(Duty):
         self.wake()
 
     def expects_jobs(self) -> bool:
-        """Whether a claim that is under way, or comes within seconds, may bring jobs; also while it claims nothing."""
-        within = self._turns.rest_in() < TURN_SECONDS
+        """Whether a claim that is under way, or comes within seconds, may bring jobs that are due; also while it claims
+        nothing."""
+        within = self._turns.turn_in() < TURN_SECONDS
         return self.paused or self._parked_left or self._full_scan.pending or within
 
     def seek(self) -> None:

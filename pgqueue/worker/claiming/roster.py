@@ -55,8 +55,9 @@ class KnownLane:
     `group`: whose turn it is, since lanes with one share take turns together.
     `timed`: it waits for that time, whichever jobs end before. `place`: the last job that was claimed from it, a hint
     that the next look corrects. `ends`: how many jobs that share a bucket with it have ended here; `ends_before`: how
-    many of them before the claim that is under way, which may show no later one. `room`: how many jobs its buckets
-    admitted when a look was at them, and do since. `spent`: it gave fewer, and so has none left that is due.
+    many of them before the claim that is under way, which may show no later one. `later`: its first job is not due yet.
+    `room`: how many jobs its buckets admitted when a look was at them, and do since. `spent`: it gave fewer, and so has
+    none left that is due.
     """
 
     queue: str
@@ -70,6 +71,7 @@ class KnownLane:
     ready: bool = True
     wakes_at: float = math.inf
     timed: bool = False
+    later: bool = False
     served: int = 0
     ends: int = 0
     ends_before: int = 0
@@ -145,11 +147,12 @@ class Roster:
         now = self._now()
         return max(lane.priority for lane in self._lanes.values() if lane.queue == queue and lane.is_open(now))
 
-    def wakes_in(self, queues: Container[str]) -> float:
-        """Seconds until the next lane of these queues can be claimed from; infinite if that depends on others."""
+    def wakes_in(self, queues: Container[str], *, due: bool = False) -> float:
+        """Seconds until the next lane of these queues can be claimed from, or the next whose job is `due` already;
+        infinite if that depends on others."""
         wakes_at = math.inf
         for lane in self._lanes.values():
-            if lane.queue in queues:
+            if lane.queue in queues and not (due and lane.later):
                 if lane.ready:
                     return 0.0
                 wakes_at = min(wakes_at, lane.wakes_at)
@@ -360,6 +363,7 @@ class Roster:
             known.wakes_at = math.inf if known.ready else now + waits
             known.room, known.spent = lane.room or 0, False
             known.timed = waits < math.inf
+            known.later = lane.due_in > 0
             self.opened += known.ready and not was_open
         self._forget({key for key in self._lanes if key not in found and _is_within(key, covered)})
         if len(self._starts) > 2 * MOST_LANES:

@@ -164,6 +164,10 @@ class TurnClaims:
         """Seconds until a look is due, or a lane can be claimed from."""
         return min(self.look_in(), self._wakes_in())
 
+    def turn_in(self) -> float:
+        """Seconds until a look is due, or the turn of a job that is due already comes by the clock."""
+        return min(self.look_in(), self.roster.wakes_in(self._slots.room_by_queue(), due=True))
+
     def _wakes_in(self) -> float:
         """Seconds until a lane can be claimed from whose queue has a slot left."""
         return self.roster.wakes_in(self._slots.room_by_queue())

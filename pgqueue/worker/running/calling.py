@@ -1,7 +1,7 @@
 """Calling a task, on the event loop, in a thread or in a child: its value or error becomes an outcome."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pgqueue.error_info import ErrorInfo
@@ -22,7 +22,7 @@ from pgqueue.jobs.outcome import (
     Succeeded,
     UnknownHere,
 )
-from pgqueue.jobs.verdicts import Asleep, Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
+from pgqueue.jobs.verdicts import Asleep, Cancel, Fail, RateLimited, Retry, Snooze, SoftTimeout, TimedOut
 from pgqueue.tasks.sealing import STAND_IN_CANCELLED
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.stand_in import StandIn, StandInEnded
@@ -51,6 +51,21 @@ async def caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseExc
         return None, error
     except BaseException as error:  # noqa: BLE001 - also SystemExit ends the attempt, and not the worker
         return None, error
+
+
+async def limited(call: Callable[[], Awaitable[Any]], limit: float | None) -> tuple[Any, BaseException | None]:
+    """Call and await, as `caught_async` does; what is awaited is cancelled once, when its soft limit has passed. What
+    it then returns or raises itself stays."""
+    try:
+        async with asyncio.timeout(limit):
+            return await caught_async(call)
+    except TimeoutError:
+        return None, SoftTimeout(passed(limit))
+
+
+def passed(limit: float | None) -> str:
+    """Return the message of a soft limit."""
+    return f"the soft limit of {limit:g} s has passed"
 
 
 def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
@@ -128,7 +143,8 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
         case Cancel():
             return AskedCancel(ErrorInfo.of(error).message)
         case TimedOut():
-            return Raised(ErrorInfo.of(error), permanent=isinstance(error, spec.no_retry_on), reason="timeout")
+            permanent = isinstance(error, spec.no_retry_on)
+            return Raised(ErrorInfo.of(error), permanent=permanent, reason=_reason_of_limit([error]))
         case _:
             again = spec.retries(error)
             return Raised(ErrorInfo.of(error), permanent=not again, reason="error" if again else "not retried")
@@ -147,12 +163,17 @@ def _outcome_of_group(spec: TaskSpec, group: BaseExceptionGroup[BaseException], 
     if all(isinstance(part, Snooze) for part in parts):
         return outcome_of_error(spec, _first(parts, RateLimited) or parts[0])
     again = spec.retries(group) or _first(parts, spec.retry_on) is not None
-    timeout = _first(parts, TimedOut) is not None
+    limits = [part for part in parts if isinstance(part, TimedOut)]
     return Raised(
         ErrorInfo.of(group),
-        permanent=not (again or timeout),
-        reason="timeout" if timeout else "error" if again else "not retried",
+        permanent=not (again or limits),
+        reason=_reason_of_limit(limits) if limits else "error" if again else "not retried",
     )
+
+
+def _reason_of_limit(limits: Sequence[TimedOut]) -> str:
+    """Return why an attempt ended whose time was over. Soft limits are counted apart."""
+    return "soft timeout" if all(isinstance(limit, SoftTimeout) for limit in limits) else "timeout"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
-from pgqueue.jobs.verdicts import TimedOut
+from pgqueue.jobs.verdicts import SoftTimeout
 from pgqueue.process.memory import resident_bytes
 from pgqueue.tasks.context import Context, Signals, current_context
 from pgqueue.tasks.hooks import AttemptHooks
@@ -27,9 +27,10 @@ from pgqueue.tasks.spec import TaskSpec
 from pgqueue.worker.running.calling import (
     arguments_of,
     caught,
-    caught_async,
+    limited,
     outcome_of_error,
     outcome_of_value,
+    passed,
     unknown_task,
 )
 from pgqueue.worker.running.channel import CHUNK, Inbox, Message, flush, pack
@@ -80,7 +81,7 @@ def _serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | Non
     for number, message in enumerate(_messages(channel), 1):
         job = _JOB.validate_python(message["job"])
         host = ChildHost(channel, completer, tasks)
-        signals = Signals(message["deadline"], host=host)
+        signals = Signals(message["deadline"], message["soft"], host=host)
         refusal, prepared = None if prepared else _prepare(settings), True
         outcome = refusal or _attempt(tasks, job, signals, settings.hooks)
         if os.getpid() != pid:
@@ -171,20 +172,20 @@ def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[
     value, raised = caught(lambda: _limited(spec, arguments, context))
     if raised is not None or not inspect.isawaitable(value):
         return value, raised if raised is None else _own(raised)
-    answer, broken = caught(lambda: asyncio.run(_awaited(value, spec.soft_timeout)))
+    answer, broken = caught(lambda: asyncio.run(limited(lambda: value, spec.soft_timeout)))
     return (None, broken) if broken else answer
 
 
 def _limited(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> Any:
-    """Call the task; TimedOut is raised in it, wherever it is, when its soft limit has passed."""
+    """Call the task; SoftTimeout is raised in it, wherever it is, when its soft limit has passed."""
     limit = spec.soft_timeout
     if limit is None:
         return spec.call(arguments, context)
 
-    def passed(*_: object) -> None:
-        raise TimedOut(_passed(limit))
+    def interrupt(*_: object) -> None:
+        raise SoftTimeout(passed(limit))
 
-    before = signal.signal(signal.SIGALRM, passed)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         return spec.call(arguments, context)
@@ -197,20 +198,7 @@ def _own(raised: BaseException) -> BaseException:
     """Return the soft limit in the place of what it has broken off: a query, whose connection cannot roll back. What
     the task itself raises after its soft limit stays."""
     cause = raised.__context__
-    return cause if isinstance(cause, TimedOut) and isinstance(raised, psycopg.Error) else raised
-
-
-async def _awaited(value: Awaitable[Any], limit: float | None) -> tuple[Any, BaseException | None]:
-    """Await what the task has returned; it is cancelled when its soft limit has passed."""
-    try:
-        async with asyncio.timeout(limit):
-            return await caught_async(lambda: value)
-    except TimeoutError:
-        return None, TimedOut(_passed(limit))
-
-
-def _passed(limit: float | None) -> str:
-    return f"the soft limit of {limit:g} s has passed"
+    return cause if isinstance(cause, SoftTimeout) and isinstance(raised, psycopg.Error) else raised
 
 
 def _too_big(limit_mib: int | None) -> bool:

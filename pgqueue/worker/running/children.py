@@ -196,7 +196,7 @@ class Children:
             if signals.host is not None:
                 signals.host.note_progress(job, text)
 
-        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline}, on_progress)
+        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline, "soft": signals.soft}, on_progress)
         if answer is None:
             why = await child.ended
             return Unstarted() if child.cut_off else _died(why)

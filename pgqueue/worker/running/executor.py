@@ -22,6 +22,7 @@ from pgqueue.worker.running.calling import (
     arguments_of,
     caught,
     caught_async,
+    limited,
     outcome_of_error,
     outcome_of_value,
     unknown_task,
@@ -122,6 +123,7 @@ class Executor:
 def _set_deadline(spec: TaskSpec, signals: Signals) -> None:
     limit = spec.soft_limit
     if limit is not None:
+        signals.soft = spec.soft_timeout is not None
         signals.deadline = signals.now() + limit
 
 
@@ -132,14 +134,14 @@ async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context, hooks: Att
     call = partial(spec.call, arguments, context)
     if hooks:
         return await _ended(spec, call, hooks.begin(context))
-    value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
+    value, error = await _called(spec, call)
     return outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
 
 
 async def _ended(spec: TaskSpec, call: Callable[[], Awaitable[Any]], attempt: ObservedAttempt | None) -> Outcome:
     """Await a call to its end, and tell the hooks of it."""
     try:
-        value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
+        value, error = await _called(spec, call)
     except BaseException as cut:
         if attempt is not None:
             attempt.cut_off(cut)
@@ -200,10 +202,20 @@ async def _run_wrapped(
         return outcome  # a middleware was cancelled after the task had ended
 
 
-async def _timed(call: Callable[[], Awaitable[Any]], timeout: float) -> tuple[Any, BaseException | None]:
+def _called(spec: TaskSpec, call: Callable[[], Awaitable[Any]]) -> Awaitable[tuple[Any, BaseException | None]]:
+    """Call within the limits of the task: the soft one cancels it once, so that it can clean up, the other one ends
+    it."""
+    if spec.timeout is None:
+        return caught_async(call) if spec.soft_timeout is None else limited(call, spec.soft_timeout)
+    return _timed(call, spec.timeout, spec.soft_timeout)
+
+
+async def _timed(
+    call: Callable[[], Awaitable[Any]], timeout: float, soft: float | None
+) -> tuple[Any, BaseException | None]:
     # `caught_async` returns what the task raises, so that its own TimeoutError is not mistaken for ours.
     try:
         async with asyncio.timeout(timeout):
-            return await caught_async(call)
+            return await (caught_async(call) if soft is None else limited(call, soft))
     except TimeoutError:
         return None, TimedOut(f"ran longer than its timeout of {timeout:g} s and was cancelled")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pgqueue import App
+from pgqueue import App, Job
 from pgqueue.celery import Celery, crontab, schedule
 from pgqueue.celery.exceptions import CeleryWarning
 from pgqueue.celery.schedules import as_celery_plan
@@ -124,11 +124,80 @@ def test_routes_give_tasks_their_queues(celery: Celery) -> None:
     assert made("mail.own", queue="own") == "own"
 
 
-def test_a_route_to_an_exchange_is_refused(celery: Celery) -> None:
-    celery.conf.task_routes = {"a": {"exchange": "x", "routing_key": "y"}}
+def test_a_route_gives_what_neither_the_call_nor_the_task_says(celery: Celery) -> None:
+    celery.conf.update(priority_order="high", task_default_queue="plain")
+    celery.conf.task_routes = {
+        "a*": {"queue": "mail", "priority": 7, "expires": 60, "time_limit": 30, "soft_time_limit": 20},
+        "later": {"countdown": 3600},
+    }
     celery.task(name="a")(lambda: None)
-    with pytest.raises(InvalidOption, match="exchange"):
-        celery.complete()
+    celery.task(name="a.own", queue="own", priority=3, time_limit=5)(lambda: None)
+    celery.task(name="later")(lambda: None)
+
+    def sent(name: str, **options: Any) -> Job:
+        job = celery.tasks[name].apply_async(**options).job()
+        assert job is not None
+        return job
+
+    assert [(job.queue, job.priority) for job in (sent("a"), sent("a.own"), sent("a", queue="x", priority=1))] == [
+        ("mail", 7), ("own", 3), ("x", 1)
+    ]  # fmt: skip
+    late = sent("later")
+    assert (late.queue, round((late.run_at - late.created_at).total_seconds())) == ("plain", 3600)
+    spec, own = celery.pgqueue.tasks["a"], celery.pgqueue.tasks["a.own"]
+    assert (spec.queue, spec.priority, spec.timeout, spec.rules and spec.rules.expires) == ("mail", 7, 30, 60)
+    assert (own.timeout, own.isolation) == (5, "process")
+
+
+def by_tenant(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> dict[str, str] | None:
+    return {"queue": f"tenant-{kwargs['tenant']}"} if "tenant" in kwargs else None
+
+
+class Router:
+    def route_for_task(self, task: str, args: Any = None, kwargs: Any = None) -> str | None:
+        return "by-object" if args == (1,) else None
+
+
+def test_a_router_may_be_a_path_or_an_object_and_sees_the_arguments(celery: Celery) -> None:
+    celery.conf.task_routes = [f"{__name__}.by_tenant", Router(), {"t": "last"}]
+
+    @celery.task(name="t")
+    def t(n: int = 0, tenant: str = "") -> None: ...
+
+    jobs = [t.apply_async(kwargs={"tenant": "x"}).job(), t.apply_async((1,)).job(), t.delay(2).job()]
+    assert [job and job.queue for job in jobs] == ["tenant-x", "by-object", "last"]
+    celery.conf.__dict__["_sealed"] = False
+    celery.conf.task_routes = "nowhere.router"
+    with pytest.raises(ConfigError, match=r"'nowhere.router' is no function that can be imported"):
+        t.delay(1)
+
+
+def test_a_routing_key_leads_to_the_queue_that_has_it(celery: Celery) -> None:
+    celery.conf.task_queues = {"high": {"exchange": "tasks", "routing_key": "urgent"}, "low": {"routing_key": "bulk"}}
+    celery.conf.task_routes = {
+        "a": {"exchange": "tasks", "routing_key": "urgent"}, "b": {"routing_key": "bulk"},
+        "c": {"queue": "q", "routing_key": "z"},
+    }  # fmt: skip
+    for name in "abc":
+        celery.task(name=name)(lambda: None)
+    jobs = [celery.tasks[name].delay().job() for name in "abc"]
+    assert [job and job.queue for job in jobs] == ["high", "low", "q"]
+
+
+def test_what_a_route_says_and_nobody_could_do_is_warned_of_by_name(celery: Celery) -> None:
+    celery.conf.task_routes = {"a": {"exchange": "x", "routing_key": "y", "delivery_mode": 2, "compression": "zlib"}}
+    celery.task(name="a")(lambda: None)
+    with pytest.warns(CeleryWarning) as told:
+        job = celery.tasks["a"].delay().job()
+    assert job is not None
+    assert job.queue == "default"
+    texts = {str(warning.message) for warning in told}
+    for said in (
+        "routing_key and exchange of a mean nothing here",
+        "delivery_mode= of a means nothing here: use nothing: every job is durable",
+        "compression= of a means nothing here",
+    ):
+        assert any(said in text for text in texts), said
 
 
 def test_modules_are_found_where_the_app_is_first_used(

@@ -191,7 +191,7 @@ def test_a_test_s_transaction_is_where_the_routes_look(api: Any, app: App) -> No
 
 
 def test_the_example_in_the_docs_runs(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "web.md").read_text(), re.MULTILINE | re.DOTALL)
+    code, *_ = re.findall(r"^```python\n(.*?)^```", (DOCS / "web.md").read_text(), re.MULTILINE | re.DOTALL)
     monkeypatch.setenv("PGQUEUE_DSN", dsn)
     example: dict[str, Any] = {"__name__": "example"}
     exec(compile(code, "web.md", "exec"), example)
@@ -219,7 +219,9 @@ def test_the_example_in_the_docs_runs(dsn: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_cannot_be_used_is_refused_when_the_router_is_made(app: App) -> None:
-    for bad in ({"authorize": None}, {"authorize": everybody, "errors": "all"}):
+    with pytest.raises(InvalidOption, match="ids of jobs count up and can be guessed"):
+        web.router(app)
+    for bad in ({"authorize": "me"}, {"authorize": everybody, "errors": "all"}, {"ids": "secret"}):
         with pytest.raises(InvalidOption, match="cannot be used: give"):
             web.router(app, **bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="heartbeat"):

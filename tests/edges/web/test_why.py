@@ -57,6 +57,7 @@ def test_errors_are_shown_as_far_as_elsewhere(app: App, conn: Conn) -> None:
         " values (900, now() - interval '1 min', 'pending', 'running', 1, 1, null),"
         " (900, now(), 'running', 'failed', 1, 1, %s)", (json.dumps({"type": "E", "message": "card 4711"}),)
     )  # fmt: skip
-    assert "card 4711" in asked(app, "/jobs/900/why", why=True).text
+    assert "card 4711" not in asked(app, "/jobs/900/why", why=True).text
+    assert "card 4711" in asked(app, "/jobs/900/why", why=True, errors="message").text
     for errors in ("none", "type"):
         assert "card 4711" not in asked(app, "/jobs/900/why", why=True, errors=errors).text
