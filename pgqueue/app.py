@@ -41,6 +41,7 @@ from pgqueue.client.settings import (
     check_result_bytes,
     task_settings,
 )
+from pgqueue.client.sharding import GivenShards, ShardBackend, Sharded, ShardKey, Shards
 from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
@@ -95,6 +96,7 @@ class App(
     PauseVerbs,
     BatchVerbs,
     PublishVerbs,
+    Sharded,
     BindVerbs,
     DeclaresLimits,
 ):
@@ -120,6 +122,9 @@ class App(
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
+
+    `shards=["shop_0", "shop_1"]`: schemas among which `app.shard(key)` divides keys; `{"shop_1": "postgresql://…"}` for
+    those in another database. See docs/shards.md.
 
     `dsn` and `listen_dsn` may be functions that return the DSN, and `password` one that returns the password of a DSN
     without any, such as a token that expires: each new connection asks again, async ones in a thread.
@@ -151,10 +156,13 @@ class App(
         max_result_bytes: int = MAX_RESULT_BYTES,
         pgbouncer: bool = False,
         listen_dsn: GivenDsn | None = None,
+        shards: GivenShards | None = None,
     ) -> None:
+        self._root: App = self
+        self._views: dict[str, App] = {}
+        self._shards, self._password = Shards(shards), password
         self.name = name
         self.release = app_release(release)
-        self.schema = check_schema(schema)
         self.queue, self.routes = check_queue(queue), Routes(routes)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
@@ -164,7 +172,6 @@ class App(
         self.dead_letter_task = check_dead_letter_task(dead_letter_task)
         self.retention, self.retention_rules = read_retention({} if retention is None else retention)
         self.max_depth = {check_queue(name): check_depth(depth) for name, depth in (max_depth or {}).items()}
-        self.depths = Depths(self.max_depth)
         self.codec = check_codec(codec)
         self.max_args_bytes = check_args_bytes(max_args_bytes)
         self.result_ttl = check_optional_duration("result_ttl", result_ttl, LIMIT)
@@ -182,9 +189,14 @@ class App(
         self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
-        queries = Queries(schema, self.codec)
-        self.backend = Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn)
-        self.schedules, self.jobs = Schedules(self), Jobs(self)
+        queries = Queries(check_schema(schema), self.codec)
+        self._lie_in(schema, Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn))
+        self.schedules = Schedules(self)
+
+    def _lie_in(self, schema: str, backend: Backend) -> None:
+        """Use the tables of a schema, by all verbs."""
+        self._own_schema, self._own_backend, self._own_depths = schema, backend, Depths(self.max_depth)
+        self.jobs = Jobs(self)
         self.dead = DeadLetters(self)
         self.operations = Operations(self)
         self.pruning = Pruning(self)
@@ -260,7 +272,7 @@ class App(
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
                 self.rules.add(rule, spec.name)
-            return Task(self, spec) if spec.context_parameter is None else ContextTask(self, spec)
+            return (Task if spec.context_parameter is None else ContextTask)(self._root, spec)
 
         return register if function is None else register(function)
 
@@ -294,17 +306,60 @@ class App(
 
         return declare
 
-    def on(self, kind: type[E_]) -> Callable[[Callable[[E_], R]], Callable[[E_], R]]:
+    @overload
+    def on(self, schema: str, /) -> "App": ...
+    @overload
+    def on(self, kind: type[E_], /) -> Callable[[Callable[[E_], R]], Callable[[E_], R]]: ...
+    def on(self, kind: str | type[E_], /) -> Any:
         """Listen to a kind of event: `@app.on(JobDeadLettered)` above a function that takes one. See pgqueue.events.
 
         Listeners run in the process that emits the event. Their errors are logged and change nothing.
+
+        With the name of a schema, `app.on("acme")`: return the app as it is in that schema. It has the same tasks,
+        schedules, hooks and listeners, and all verbs. It lies in the app's database and uses the app's connections,
+        unless `App(shards={"acme": dsn})` gives it another one. Each call returns the same view. Does no I/O.
         """
+        if isinstance(kind, str):
+            return self._view(kind)
 
         def listen(listener: Callable[[E_], R]) -> Callable[[E_], R]:
             self.listeners.add(kind, listener)
             return listener
 
         return listen
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The schemas among which `shard` divides keys."""
+        return self._shards.names
+
+    def shard(self, key: ShardKey) -> "App":
+        """Return the app as it is in the schema of a tenant: `app.shard(tenant.id).enqueue("shop.bill")`.
+
+        The schema is always the same one for a key, whatever the process, platform or order of `App(shards=…)`; the
+        text `7` and the number 7 are one key. When a schema joins n others, one key in n + 1 moves to it, and no other
+        key moves; jobs that are there stay where they are. Raises InvalidOption for a key of another type, and
+        UnknownShard where the app has no shards.
+        """
+        return self._view(self._shards.of(key))
+
+    def _view(self, schema: str) -> "App":
+        root = self._root
+        if (view := root._views.get(schema)) is None:
+            dsn = self._shards.dsn(check_schema(schema))
+            view = object.__new__(type(root))
+            vars(view).update(vars(root))
+            view._is_elsewhere, queries = dsn is not None, Queries(schema, self.codec)
+            same = root._own_backend
+            view._lie_in(
+                schema,
+                ShardBackend(same, queries)
+                if dsn is None
+                else Backend(dsn, queries, password=self._password, pgbouncer=same.pgbouncer),
+            )
+            view.schedules = self.schedules.on(view)
+            view = root._views.setdefault(schema, view)  # another thread may have been faster
+        return view
 
     @overload
     def on_dead(self, listener: Callable[[JobDeadLettered], R], /) -> Callable[[JobDeadLettered], R]: ...
@@ -448,10 +503,14 @@ class App(
         return await asyncio.to_thread(self.doctor, only=only)
 
     def close(self) -> None:
-        """Close the app's own connections. Using the app again opens new ones."""
+        """Close the app's own connections, and those of its views. Using the app again opens new ones."""
+        for view in () if self._root is not self else [*self._views.values()]:
+            view.close()
         self.backend.close()
 
     async def aclose(self) -> None:
         """Close the app's own connections in this event loop, and the sync ones."""
+        for view in () if self._root is not self else [*self._views.values()]:
+            await view.backend.pools.aclose()
         await self.backend.pools.aclose()
         await asyncio.to_thread(self.close)
