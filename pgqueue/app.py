@@ -7,7 +7,6 @@ from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
-from pgqueue import db
 from pgqueue.client.backend import Backend
 from pgqueue.client.binding import BindVerbs
 from pgqueue.client.canvas.batch import BatchVerbs
@@ -41,11 +40,11 @@ from pgqueue.client.settings import (
     check_result_bytes,
     task_settings,
 )
-from pgqueue.client.sharding import GivenShards, ShardBackend, Sharded, ShardKey, Shards
+from pgqueue.client.sharding import GivenShards, Sharded, Shards
 from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
-from pgqueue.client.waiting import Waits, WaitVerbs
+from pgqueue.client.waiting import WaitVerbs
 from pgqueue.client.workers import Workers
 from pgqueue.client.workflows import Workflows
 from pgqueue.codecs import Codec, check_codec
@@ -158,9 +157,7 @@ class App(
         listen_dsn: GivenDsn | None = None,
         shards: GivenShards | None = None,
     ) -> None:
-        self._root: App = self
-        self._views: dict[str, App] = {}
-        self._shards, self._password = Shards(shards), password
+        self._root, self._views, self._shards, self._password = self, {}, Shards(shards), password
         self.name = name
         self.release = app_release(release)
         self.queue, self.routes = check_queue(queue), Routes(routes)
@@ -196,6 +193,8 @@ class App(
     def _lie_in(self, schema: str, backend: Backend) -> None:
         """Use the tables of a schema, by all verbs."""
         self._own_schema, self._own_backend, self._own_depths = schema, backend, Depths(self.max_depth)
+        if self._root is not self:
+            self.schedules = self._root.schedules.on(self)
         self.jobs = Jobs(self)
         self.dead = DeadLetters(self)
         self.operations = Operations(self)
@@ -224,26 +223,6 @@ class App(
     @property
     def _runner(self) -> StepRunner:
         return StepRunner(self)
-
-    @property
-    def queries(self) -> Queries:
-        """The statements, with the names of the schema in them."""
-        return self.backend.queries
-
-    @property
-    def waits(self) -> Waits:
-        """The waits for jobs to end."""
-        return self.backend.waits
-
-    @property
-    def database(self) -> db.Database:
-        """Where own connections lead."""
-        return self.backend.database
-
-    @property
-    def listen_database(self) -> db.Database | None:
-        """Where connections that listen for notifications lead. None: workers can only poll."""
-        return self.backend.listen_database
 
     @overload
     def task(self, function: Callable[Concatenate[Context, P], R], /) -> ContextTask[P, R]: ...
@@ -327,39 +306,6 @@ class App(
             return listener
 
         return listen
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        """The schemas among which `shard` divides keys."""
-        return self._shards.names
-
-    def shard(self, key: ShardKey) -> "App":
-        """Return the app as it is in the schema of a tenant: `app.shard(tenant.id).enqueue("shop.bill")`.
-
-        The schema is always the same one for a key, whatever the process, platform or order of `App(shards=…)`; the
-        text `7` and the number 7 are one key. When a schema joins n others, one key in n + 1 moves to it, and no other
-        key moves; jobs that are there stay where they are. Raises InvalidOption for a key of another type, and
-        UnknownShard where the app has no shards.
-        """
-        return self._view(self._shards.of(key))
-
-    def _view(self, schema: str) -> "App":
-        root = self._root
-        if (view := root._views.get(schema)) is None:
-            dsn = self._shards.dsn(check_schema(schema))
-            view = object.__new__(type(root))
-            vars(view).update(vars(root))
-            view._is_elsewhere, queries = dsn is not None, Queries(schema, self.codec)
-            same = root._own_backend
-            view._lie_in(
-                schema,
-                ShardBackend(same, queries)
-                if dsn is None
-                else Backend(dsn, queries, password=self._password, pgbouncer=same.pgbouncer),
-            )
-            view.schedules = self.schedules.on(view)
-            view = root._views.setdefault(schema, view)  # another thread may have been faster
-        return view
 
     @overload
     def on_dead(self, listener: Callable[[JobDeadLettered], R], /) -> Callable[[JobDeadLettered], R]: ...
@@ -504,13 +450,11 @@ class App(
 
     def close(self) -> None:
         """Close the app's own connections, and those of its views. Using the app again opens new ones."""
-        for view in () if self._root is not self else [*self._views.values()]:
-            view.close()
-        self.backend.close()
+        for backend in self._backends:
+            backend.close()
 
     async def aclose(self) -> None:
         """Close the app's own connections in this event loop, and the sync ones."""
-        for view in () if self._root is not self else [*self._views.values()]:
-            await view.backend.pools.aclose()
-        await self.backend.pools.aclose()
+        for backend in self._backends:
+            await backend.pools.aclose()
         await asyncio.to_thread(self.close)

@@ -17,7 +17,6 @@ from pgqueue.tasks.registry import Tasks
 class AppParts(Protocol):
     """The parts of an app that client verbs use. `App` has them; rooms below it do not know `App`."""
 
-    name: str
     tasks: Tasks
     listeners: Listeners
     enqueue_hooks: EnqueueHooks
@@ -28,14 +27,17 @@ class AppParts(Protocol):
     retention: dict[str, int | None]
     max_depth: dict[str, int]
     max_args_bytes: int
-    binding: Binding | None
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def binding(self) -> Binding | None: ...
     @property
     def backend(self) -> Backend: ...
     @property
     def depths(self) -> Depths: ...
     @property
-    def home(self) -> object: ...
+    def origin(self) -> object: ...
     @property
     def queries(self) -> Queries: ...
     @property

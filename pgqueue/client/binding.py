@@ -13,7 +13,7 @@ class BindVerbs:
     binding: Binding | None = None
 
     @property
-    def home(self) -> object:
+    def origin(self) -> object:
         """The app whose transactions its verbs join."""
         return self
 

@@ -12,8 +12,10 @@ from pgqueue import db
 from pgqueue.client.backend import Backend
 from pgqueue.client.depths import Depths
 from pgqueue.client.joining import Binding
+from pgqueue.client.waiting import Waits
+from pgqueue.codecs import Codec
 from pgqueue.config import check_schema
-from pgqueue.db.source import GivenDsn
+from pgqueue.db.source import GivenDsn, GivenPassword
 from pgqueue.errors import InvalidOption, UnknownShard
 from pgqueue.queries import Queries
 
@@ -117,7 +119,11 @@ class Sharded:
     the app that was made stands for that schema's view, so that `task.enqueue(…)` stays in the schema of its job.
     """
 
-    _root: Self
+    _root: Any  # an app; a mixin cannot name the class that it is mixed into
+    _views: dict[str, Any]
+    _shards: Shards
+    _password: GivenPassword | None
+    codec: Codec | None
     _own_name: str
     _own_schema: str
     _own_backend: Backend
@@ -133,7 +139,8 @@ class Sharded:
     @property
     def name(self) -> str:
         """The name of the app. It distinguishes the schedules of several apps in one schema."""
-        return self._root._own_name
+        name: str = self._root._own_name
+        return name
 
     @name.setter
     def name(self, name: str) -> None:
@@ -154,6 +161,26 @@ class Sharded:
         self._acting._own_backend = backend
 
     @property
+    def queries(self) -> Queries:
+        """The statements, with the names of the schema in them."""
+        return self.backend.queries
+
+    @property
+    def waits(self) -> Waits:
+        """The waits for jobs to end."""
+        return self.backend.waits
+
+    @property
+    def database(self) -> db.Database:
+        """Where own connections lead."""
+        return self.backend.database
+
+    @property
+    def listen_database(self) -> db.Database | None:
+        """Where connections that listen for notifications lead. None: workers can only poll."""
+        return self.backend.listen_database
+
+    @property
     def depths(self) -> Depths:
         """How deep its queues with a `max_depth` are."""
         return self._acting._own_depths
@@ -161,17 +188,58 @@ class Sharded:
     @property
     def binding(self) -> Binding | None:
         """Where the connection of a request is found. A view in the same database has that of the app."""
-        return self.home._own_binding
+        return self.origin._own_binding
 
     @binding.setter
     def binding(self, binding: Binding | None) -> None:
-        self.home._own_binding = binding
+        self.origin._own_binding = binding
 
     @property
-    def home(self) -> Self:
+    def origin(self) -> Self:
         """The app whose transactions its verbs join: all views in one database have the same."""
         acting = self._acting
-        return acting if acting._is_elsewhere else acting._root
+        origin: Self = acting if acting._is_elsewhere else acting._root
+        return origin
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The schemas among which `shard` divides keys."""
+        return self._shards.names
+
+    def shard(self, key: ShardKey) -> Self:
+        """Return the app as it is in the schema of a tenant: `app.shard(tenant.id).enqueue("shop.bill")`.
+
+        The schema is always the same one for a key, whatever the process, platform or order of `App(shards=…)`; the
+        text `7` and the number 7 are one key. When a schema joins n others, one key in n + 1 moves to it, and no other
+        key moves; jobs that are there stay where they are. Raises InvalidOption for a key of another type, and
+        UnknownShard where the app has no shards.
+        """
+        return self._view(self._shards.of(key))
+
+    def _view(self, schema: str) -> Self:
+        root = self._root
+        view: Self | None = root._views.get(schema)
+        if view is None:
+            dsn, queries, first = self._shards.dsn(check_schema(schema)), Queries(schema, self.codec), root._own_backend
+            made: Self = object.__new__(type(root))
+            vars(made).update(vars(root))
+            made._is_elsewhere = dsn is not None
+            backend: Backend = ShardBackend(first, queries)
+            if dsn is not None:
+                backend = Backend(dsn, queries, password=self._password, pgbouncer=first.pgbouncer)
+            made._lie_in(schema, backend)
+            view = root._views.setdefault(schema, made)  # another thread may have been faster
+        return view
+
+    @property
+    def _backends(self) -> list[Backend]:
+        """The backends that end with it: of the app that was made, those of its views, too."""
+        views = [*self._views.values()] if self._root is self else []
+        return [*(view._own_backend for view in views), self.backend]
+
+    def _lie_in(self, schema: str, backend: Backend) -> None:
+        """Use the tables of a schema, by all verbs."""
+        raise NotImplementedError
 
     @contextmanager
     def current(self) -> Iterator[None]:
