@@ -41,7 +41,7 @@ class Budget:
         knows, member.wants = member.wants, True
         others = [one for one in self._members if one is not member and one.wants]
         if others:
-            most = ceil(self._part())
+            most = ceil(self.part)
         elif knows or self.free == self.total:
             most = self.total
         else:
@@ -76,23 +76,24 @@ class Budget:
 
     def fill(self, member: "SharedSlots") -> None:
         """Give a free slot to a schema of which a job waits for one: its arguments had to be read first."""
-        if self.free and member in self._members and member.total < ceil(self._part()):
+        if self.free and member in self._members and member.total < ceil(self.part):
             self.free -= 1
             member.total += 1
 
     def _next(self, but: "SharedSlots") -> "SharedSlots | None":
         return next((one for one in self._members if one is not but and self._may_have_more(one)), None)
 
-    def _part(self) -> float:
+    @property
+    def part(self) -> float:
         """How many slots each of the schemas may have that want some."""
         return self.total / max(sum(one.wants for one in self._members), 1)
 
     def _may_have_more(self, member: "SharedSlots") -> bool:
-        return (member.wants or member.has_waiting) and member.total < self._part() and not member.unused
+        return (member.wants or member.has_waiting) and member.total < self.part and not member.unused
 
     def _owes(self, member: "SharedSlots") -> bool:
         """Whether a schema has more than its part, and another one less."""
-        part = self._part()
+        part = self.part
         return member.total > part and any(one is not member and self._may_have_more(one) for one in self._members)
 
 
@@ -123,6 +124,10 @@ class SharedSlots(Slots):
     def unused(self) -> int:
         """How many of its slots neither run a job nor have one that waits for them."""
         return max(self.total - len(self._running) - len(self._waiting) - self.reserved, 0)
+
+    def claim_ahead(self, jobs: int) -> None:
+        """Claim so many jobs ahead of free slots; none where slots go round, for they would wait for long."""
+        super().claim_ahead(jobs if self._budget.part >= 1 else 0)
 
     def begin_claims(self) -> None:
         """Ask for slots."""
