@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from inspect import Parameter, signature
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import psycopg
 import typer
@@ -23,19 +23,22 @@ from pgqueue.queries import Query
 
 T = TypeVar("T")
 DEFAULT_SCHEMA = "pgqueue"
+Many: TypeAlias = Literal["no", "each", "all"]
 
 
 @dataclass
 class Call:
     """One call of a command: its options `--app`, `--dsn` and `--schema`, and the app that they name.
 
-    `exit_code`: the status with which the command ends after it has printed what it returns.
+    `exit_code`: the status with which the command ends after it has printed what it returns. `several`: the names and
+    patterns of schemas, for a command that goes through them by itself.
     """
 
     reference: str | None
     dsn: str | None
     schema: str | None
     exit_code: int = 0
+    several: Sequence[str] = ()
 
     @cached_property
     def app(self) -> App:
@@ -72,23 +75,24 @@ class Call:
 
 
 def command(
-    group: typer.Typer, name: str, show: Callable[[Any], object], *, has_json: bool = True, many: bool = False
+    group: typer.Typer, name: str, show: Callable[[Any], object], *, has_json: bool = True, many: Many = "no"
 ) -> Callable[[Callable[..., Any]], None]:
     """Make a function a command of `group`.
 
     The function gets a Call, then its own options. `show` prints what it returns; with `--json` that is printed as
-    JSON. A command for `many` schemas calls its function for each. Typer reads a command's options from its signature,
-    so the shared ones are appended to the function's own.
+    JSON. A command for `many` schemas calls its function for each, or once with all. Typer reads a command's options
+    from its signature, so the shared ones are appended to the function's own.
     """
-    common = _common(has_json, Schemas if many else Schema)
+    common = _common(has_json, Schema if many == "no" else Schemas)
 
     def register(function: Callable[..., Any]) -> None:
         def run(app: str | None, dsn: str | None, schema: Any, as_json: bool = False, **own_options: Any) -> None:
             given = [schema] if isinstance(schema, str) else list(schema or ())
-            if len(given) > 1 or (many and any(map(is_pattern, given))):
+            several = len(given) > 1 or (many != "no" and any(map(is_pattern, given)))
+            if several and many == "each":
                 do, section = partial(function, **own_options), partial(_show_section, show if has_json else None)
                 raise typer.Exit(in_each(Call(app, dsn, None), given, do, None if as_json else section))
-            call = Call(app, dsn, given[0] if given else None)
+            call = Call(app, dsn, None, several=given) if several else Call(app, dsn, given[0] if given else None)
             try:
                 result = function(call, **own_options)
             finally:

@@ -7,7 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgqueue import migrate
+from pgqueue import App, migrate
+from pgqueue.metrics.schemas import SchemasMetrics
 from tests.conftest import Databases
 from tests.edges.test_cli import SHOP, Shell
 
@@ -78,7 +79,24 @@ def test_doctor_examines_each_schema(shell: Shell) -> None:
     assert findings == {"tenant_a": [], "nowhere": ["schema-missing"]}
 
 
+def test_metrics_of_several_schemas_name_the_schema(migrated: str) -> None:
+    app = App(migrated)
+    for _ in range(2):
+        app.on("tenant_a").enqueue("elsewhere")
+    found = SchemasMetrics(lambda: [app.on(name) for name in ("tenant_a", "pgqueue", "nowhere")], migrate.head())
+    samples = [sample for family in found.collect() for sample in family.samples]
+    up = {sample.labels["schema"]: sample.value for sample in samples if sample.name == "pgqueue_up"}
+    assert up == {"tenant_a": 1.0, "pgqueue": 1.0, "nowhere": 0.0}
+    due = [s for s in samples if s.name == "pgqueue_queue_jobs" and s.labels["state"] == "due" and s.value]
+    assert [(sample.labels["schema"], sample.labels["queue"]) for sample in due] == [("tenant_a", "default")]
+    app.close()
+
+
 def test_one_schema_of_an_app_is_that_of_the_option(shell: Shell) -> None:
-    shell.data("enqueue", "greet", '{"who": "you"}', "-A", "shop:app")
-    assert shell.data("status", "-A", "shop:app", "--schema", "tenant_a")["queues"] == []
-    assert [queue["pending"] for queue in shell.data("status", "-A", "shop:app")["queues"]] == [1]
+    shell.data("enqueue", "greet", '{"who": "you"}', "-A", "shop:app", "--queue", "mine")
+    queues = {
+        place: [queue["queue"] for queue in shell.data("status", "-A", "shop:app", *place)["queues"]]
+        for place in ((), ("--schema", "tenant_a"))
+    }
+    assert "mine" in queues[()]
+    assert "mine" not in queues["--schema", "tenant_a"]

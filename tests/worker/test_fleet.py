@@ -176,15 +176,20 @@ def test_connections_do_not_grow_with_the_schemas(app: App, conn: Conn) -> None:
         done.append(tenant)
 
     async def run() -> None:
-        async with serving(app, *SCHEMAS, "pgqueue"):
+        async with serving(app, *SCHEMAS, "pgqueue") as served:
             for schema in (*SCHEMAS, "pgqueue"):
                 await app.on(schema).aenqueue("bill", {"tenant": schema})
             await eventually(lambda: len(done) == 4, "a job in each schema")
+            await eventually(lambda: sum(left(conn, schema) for schema in (*SCHEMAS, "pgqueue")) == 0, "the outcomes")
             found = conn.execute(
                 "select application_name, count(*) from pg_stat_activity where datname = current_database()"
                 " and application_name like 'pgqueue worker%' group by 1"
             ).fetchall()
             of = dict(found)
+            reading = served.reading()
+            assert reading is not None
+            assert [(key[2], count.jobs) for key, count in reading.ended] == [("succeed", 4)]
+            assert (reading.slots, reading.busy) == (8, 0)
             assert of["pgqueue worker listen"] == 1
             assert of["pgqueue worker heartbeat"] <= 2
             assert of["pgqueue worker"] <= 6

@@ -7,7 +7,6 @@ import logging
 import sys
 import uuid
 from contextlib import suppress
-from dataclasses import replace
 
 from pgqueue.app import App, Hook
 from pgqueue.client.chosen_schemas import ChosenSchemas
@@ -15,6 +14,7 @@ from pgqueue.config import take_deaths, take_worker_id
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.served_queues import check_served_queues
+from pgqueue.jobs.tally import Tally
 from pgqueue.process.counters import Durations, ProcessReading
 from pgqueue.process.duty import hide
 from pgqueue.process.health import Health
@@ -108,9 +108,12 @@ class Fleet:
         readings = [reading for member, _ in self._members.values() if (reading := member.reading()) is not None]
         if not readings:
             return None
+        ended = Tally()
+        for one in readings:
+            ended.merge(one.ended)
         return ProcessReading(
             sum(one.heartbeat_failures for one in readings),
-            [entry for one in readings for entry in one.ended],
+            ended.counts(),
             _sum_of([one.claims for one in readings]),
             _sum_of([one.resolves for one in readings]),
             self._budget.total,
@@ -123,8 +126,7 @@ class Fleet:
         for hook in self._app.worker_starters:
             await _call(hook)
         worker = take_worker_id() or uuid.uuid4()
-        settings = replace(self._settings)
-        self._terms = Terms(settings, self._served, self._budget, worker, take_deaths(), self.health_address)
+        self._terms = Terms(self._settings, self._served, self._budget, worker, take_deaths(), self.health_address)
         try:
             while not self._stopping.is_set():
                 await self._follow_names()
