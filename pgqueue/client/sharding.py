@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 from uuid import UUID
 
@@ -133,8 +132,11 @@ class Sharded:
 
     @property
     def _acting(self) -> Self:
-        view: Self | None = _views_here.get().get(self)
-        return self if view is None else view
+        views = _views_here.get()
+        if not views:  # the hot path: most apps have one schema
+            return self
+        view: Self = views.get(self, self)
+        return view
 
     @property
     def name(self) -> str:
@@ -154,7 +156,7 @@ class Sharded:
     @property
     def backend(self) -> Backend:
         """The database behind it, and everything through which it reaches that."""
-        return self._acting._own_backend
+        return self._acting._own_backend if _views_here.get() else self._own_backend
 
     @backend.setter
     def backend(self, backend: Backend) -> None:
@@ -248,11 +250,11 @@ class Sharded:
         It holds for what is called from the block in the same thread or asyncio task. Jobs of a schema run in such a
         block of their own.
         """
-        token = _views_here.set({**_views_here.get(), self._root: self})
+        token = _views_here.set({**(_views_here.get() or {}), self._root: self})
         try:
             yield
         finally:
             _views_here.reset(token)
 
 
-_views_here: ContextVar[Mapping[Any, Any]] = ContextVar("pgqueue_views", default=MappingProxyType({}))
+_views_here: ContextVar[Mapping[Any, Any] | None] = ContextVar("pgqueue_views", default=None)  # by app

@@ -283,6 +283,9 @@ def test_a_new_schema_that_matches_the_pattern_is_served(
             await eventually(lambda: done == ["new"], "its job")
             conn.execute("drop schema tenant_new cascade")
             await eventually(lambda: set(served.schemas) == set(SCHEMAS), "the schema to be left out")
+            await asyncio.to_thread(migrate.upgrade, dsn, "tenant_new")
+            await app.on("tenant_new").aenqueue("bill", {"tenant": "back"})
+            await eventually(lambda: done == ["new", "back"], "its job, when it has come back")
 
     asyncio.run(run())
 

@@ -20,7 +20,7 @@ from pgqueue.process.duty import hide
 from pgqueue.process.health import Health
 from pgqueue.worker.budget import Budget
 from pgqueue.worker.core import Served
-from pgqueue.worker.fleet.member import Member, Terms
+from pgqueue.worker.fleet.member import FleetParts, Member
 from pgqueue.worker.fleet.server import Server
 from pgqueue.worker.settings import WorkerSettings
 from pgqueue.worker.slots import Slots
@@ -51,11 +51,12 @@ class Fleet:
         self._budget = Budget(settings.concurrency)
         self._served = Served(queues, tuple(app.tasks.names()))
         self._members: dict[str, tuple[Member, asyncio.Task[bool]]] = {}
+        self._leaving: set[str] = set()  # members that end because their schema is gone; it may come back
         self._servers: dict[object, Server] = {}
         self._stopping = asyncio.Event()
         self._all_ended = True
         self._reread_fails = False
-        self._terms: Terms | None = None
+        self._parts: FleetParts | None = None
         self.started = asyncio.Event()
         self.health_address: str | None = None
         self.asked_to_stop = False
@@ -126,7 +127,7 @@ class Fleet:
         for hook in self._app.worker_starters:
             await _call(hook)
         worker = take_worker_id() or uuid.uuid4()
-        self._terms = Terms(self._settings, self._served, self._budget, worker, take_deaths(), self.health_address)
+        self._parts = FleetParts(self._settings, self._served, self._budget, worker, take_deaths(), self.health_address)
         try:
             while not self._stopping.is_set():
                 await self._follow_names()
@@ -143,18 +144,19 @@ class Fleet:
         names = await self._names()
         if names is None:
             return
-        for gone in [name for name in self._members if name not in names]:
+        for name, (_, running) in [*self._members.items()]:
+            if name in self._leaving and running.done():
+                self._leaving.discard(name)
+                self._note_end(self._members.pop(name)[1])
+        for gone in self._members.keys() - set(names) - self._leaving:
             log.info("schema %s is gone, or matches no more: it is served no longer", gone)
-            member, running = self._members[gone]
-            member.stop()
-            await asyncio.wait([running], timeout=0.0)
+            self._leaving.add(gone)
+            self._members[gone][0].stop()
         for name in names:
-            if name not in self._members and self._terms is not None:
+            if name not in self._members and self._parts is not None:
                 app = self._app.on(name)
-                member = Member(app, self._server_of(app), self._terms)
+                member = Member(app, self._server_of(app), self._parts)
                 self._members[name] = member, hide(asyncio.create_task(member.run(), name=f"schema {name}"))
-        for ended in [name for name, (_, running) in self._members.items() if running.done() and name not in names]:
-            self._note_end(self._members.pop(ended)[1])
 
     async def _names(self) -> list[str] | None:
         """Return the schemas to serve; None where they cannot be read now: then those that are served stay."""

@@ -30,8 +30,8 @@ PATIENCE = 4  # times the backoff of a duty between two tries to start: up to ha
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What the members of a fleet have in common. `worker` is the id of this process in every schema."""
+class FleetParts:
+    """The parts of a fleet that its members use. `worker` is the id of this process in every schema."""
 
     settings: WorkerSettings
     served: Served
@@ -45,18 +45,18 @@ class Member:
     """Serves one schema until it is stopped. While the schema is out of reach, missing or not migrated it tries again,
     and says so once."""
 
-    def __init__(self, app: App, server: Server, terms: Terms) -> None:
+    def __init__(self, app: App, server: Server, parts: FleetParts) -> None:
         self.schema = app.schema
         self._app = app
         self._server = server
-        self._terms = terms
+        self._parts = parts
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
         self._running: RunningWorker | None = None
         self._identity: SharedIdentity | None = None
         self._slots: SharedSlots | None = None
         self._backoff = Backoff()
-        self._ids = [terms.worker]  # a second engine has an id of its own: the row of the first one may be there still
+        self._ids = [parts.worker]  # a second engine has an id of its own: the row of the first one may be there still
         self._quiet = False
         self.started = asyncio.Event()
 
@@ -109,13 +109,13 @@ class Member:
 
     async def _serve(self) -> bool:
         """Run an engine to its end; raise why it could not go on."""
-        app, terms = self._app, self._terms
-        settings, host = terms.settings, Resting(self._server, app)
-        slots = SharedSlots(terms.budget, terms.served.queues, settings.limits, settings.shares)
-        info = describe_worker(app, settings, terms.served, slots, terms.health_address)
+        app, parts = self._app, self._parts
+        settings, host = parts.settings, Resting(self._server, app)
+        slots = SharedSlots(parts.budget, parts.served.queues, settings.limits, settings.shares)
+        info = describe_worker(app, settings, parts.served, slots, parts.health_address)
         info = replace(info, id=self._ids.pop() if self._ids else uuid4())
-        identity = SharedIdentity(self._server.hearts, app.database, app.queries, info, terms.deaths)
-        core = WorkerCore(app, settings, terms.served, slots, identity, host)
+        identity = SharedIdentity(self._server.hearts, app.database, app.queries, info, parts.deaths)
+        core = WorkerCore(app, settings, parts.served, slots, identity, host)
         running = RunningWorker(core, Children(app.tasks), self._fail, self._follow)
         host.attend(slots, identity)
         slots.slot_came = running.slot_came
@@ -127,7 +127,7 @@ class Member:
             host.leave()
             await running.close_links()
             raise
-        terms.budget.join(slots)
+        parts.budget.join(slots)
         self._running, self._identity, self._slots = running, identity, slots
         if self._backoff.failures:
             log.info("schema %s is served now", self.schema)
@@ -140,7 +140,7 @@ class Member:
             self._running = None
             host.leave()
             await running.end(self._cutting)
-            terms.budget.leave(slots)
+            parts.budget.leave(slots)
         if host.missing.done():
             raise host.missing.result()
         return not slots.running
@@ -151,7 +151,7 @@ class Member:
         ends = [hide(asyncio.create_task(self._stopping.wait())), hide(asyncio.create_task(_done(host.missing)))]
         for end in ends:
             end.add_done_callback(lambda _: ending.set())
-        if self._terms.settings.burst:
+        if self._parts.settings.burst:
             running.end_without_jobs(self.stop)
         try:
             await running.declare_rules(ending)
