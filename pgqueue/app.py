@@ -188,7 +188,7 @@ class App(
         self.worker_stoppers: list[Hook] = []
         queries = Queries(check_schema(schema), self.codec)
         self._lie_in(schema, Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn))
-        self.schedules = Schedules(self)
+        self.schedules: Schedules = Schedules(self)
 
     def _lie_in(self, schema: str, backend: Backend) -> None:
         """Use the tables of a schema, by all verbs."""
