@@ -102,7 +102,7 @@ def work(
         list[str] | None,
         typer.Option(
             help="Serve this schema instead of the app's. May be repeated, and may be a pattern, tenant_*, which is "
-            "read again while the process runs. Their jobs share the slots fairly.",
+            "read again while the process runs. Their jobs share the slots fairly. Default: the app's alone.",
             show_default=False,
         ),
     ] = None,
@@ -176,7 +176,7 @@ def schedule(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     once: Annotated[bool, typer.Option("--once", help="Fire what is due now, and end.")] = False,
-    schema: Annotated[str | None, typer.Option(help="Fire in this schema instead of the app's.")] = None,
+    schema: Annotated[str | None, typer.Option(help="Fire in this schema. Default: the app's.")] = None,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
