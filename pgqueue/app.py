@@ -7,7 +7,6 @@ from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
-from pgqueue import db
 from pgqueue.client.backend import Backend
 from pgqueue.client.binding import BindVerbs
 from pgqueue.client.canvas.batch import BatchVerbs
@@ -41,6 +40,7 @@ from pgqueue.client.settings import (
     check_result_bytes,
     task_settings,
 )
+from pgqueue.client.sharding import GivenShards, Sharded, Shards
 from pgqueue.client.shared_options import (
     GivenQueueDefaults,
     SharesOptions,
@@ -50,7 +50,7 @@ from pgqueue.client.shared_options import (
 from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
-from pgqueue.client.waiting import Waits, WaitVerbs
+from pgqueue.client.waiting import WaitVerbs
 from pgqueue.client.workers import Workers
 from pgqueue.client.workflows import Workflows
 from pgqueue.codecs import Codec, check_codec
@@ -102,6 +102,7 @@ class App(
     PauseVerbs,
     BatchVerbs,
     PublishVerbs,
+    Sharded,
     BindVerbs,
     DeclaresLimits,
     SharesOptions,
@@ -130,6 +131,9 @@ class App(
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
+
+    `shards=["shop_0", "shop_1"]`: schemas among which `app.shard(key)` divides keys; `{"shop_1": "postgresql://…"}` for
+    those in another database. See docs/shards.md.
 
     `dsn` and `listen_dsn` may be functions that return the DSN, and `password` one that returns the password of a DSN
     without any, such as a token that expires: each new connection asks again, async ones in a thread.
@@ -162,10 +166,11 @@ class App(
         max_result_bytes: int = MAX_RESULT_BYTES,
         pgbouncer: bool = False,
         listen_dsn: GivenDsn | None = None,
+        shards: GivenShards | None = None,
     ) -> None:
+        self._root, self._views, self._shards, self._password = self, {}, Shards(shards), password
         self.name = name
         self.release = app_release(release)
-        self.schema = check_schema(schema)
         self.queue, self.routes = check_queue(queue), Routes(routes)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
@@ -175,7 +180,6 @@ class App(
         self.dead_letter_task = check_dead_letter_task(dead_letter_task)
         self.retention, self.retention_rules = read_retention({} if retention is None else retention)
         self.max_depth = {check_queue(name): check_depth(depth) for name, depth in (max_depth or {}).items()}
-        self.depths = Depths(self.max_depth)
         self.codec = check_codec(codec)
         self.max_args_bytes = check_args_bytes(max_args_bytes)
         self.result_ttl = check_optional_duration("result_ttl", result_ttl, LIMIT)
@@ -194,9 +198,16 @@ class App(
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
         self.queue_defaults = check_queue_defaults(queue_defaults, self)
-        queries = Queries(schema, self.codec)
-        self.backend = Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn)
-        self.schedules, self.jobs = Schedules(self), Jobs(self)
+        queries = Queries(check_schema(schema), self.codec)
+        self._lie_in(schema, Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn))
+        self.schedules: Schedules = Schedules(self)
+
+    def _lie_in(self, schema: str, backend: Backend) -> None:
+        """Use the tables of a schema, by all verbs."""
+        self._own_schema, self._own_backend, self._own_depths = schema, backend, Depths(self.max_depth)
+        if self._root is not self:
+            self.schedules = self._root.schedules.on(self)
+        self.jobs = Jobs(self)
         self.dead = DeadLetters(self)
         self.operations, self.pruning = Operations(self), Pruning(self)
         self.queues = Queues(self)
@@ -223,26 +234,6 @@ class App(
     @property
     def _runner(self) -> StepRunner:
         return StepRunner(self)
-
-    @property
-    def queries(self) -> Queries:
-        """The statements, with the names of the schema in them."""
-        return self.backend.queries
-
-    @property
-    def waits(self) -> Waits:
-        """The waits for jobs to end."""
-        return self.backend.waits
-
-    @property
-    def database(self) -> db.Database:
-        """Where own connections lead."""
-        return self.backend.database
-
-    @property
-    def listen_database(self) -> db.Database | None:
-        """Where connections that listen for notifications lead. None: workers can only poll."""
-        return self.backend.listen_database
 
     @overload
     def task(self, function: Callable[Concatenate[Context, P], R], /) -> ContextTask[P, R]: ...
@@ -275,7 +266,7 @@ class App(
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
                 self.rules.add(rule, spec.name)
-            return Task(self, spec) if spec.context_parameter is None else ContextTask(self, spec)
+            return (Task if spec.context_parameter is None else ContextTask)(self._root, spec)
 
         return register if function is None else register(function)
 
@@ -314,11 +305,21 @@ class App(
 
         return declare
 
-    def on(self, kind: type[E_]) -> Callable[[Callable[[E_], R]], Callable[[E_], R]]:
+    @overload
+    def on(self, schema: str, /) -> "App": ...
+    @overload
+    def on(self, kind: type[E_], /) -> Callable[[Callable[[E_], R]], Callable[[E_], R]]: ...
+    def on(self, kind: str | type[E_], /) -> Any:
         """Listen to a kind of event: `@app.on(JobDeadLettered)` above a function that takes one. See pgqueue.events.
 
         Listeners run in the process that emits the event. Their errors are logged and change nothing.
+
+        With the name of a schema, `app.on("acme")`: return the app as it is in that schema. It has the same tasks,
+        schedules, hooks and listeners, and all verbs. It lies in the app's database and uses the app's connections,
+        unless `App(shards={"acme": dsn})` gives it another one. Each call returns the same view. Does no I/O.
         """
+        if isinstance(kind, str):
+            return self._view(kind)
 
         def listen(listener: Callable[[E_], R]) -> Callable[[E_], R]:
             self.listeners.add(kind, listener)
@@ -447,10 +448,12 @@ class App(
         return await asyncio.to_thread(self.doctor, only=only)
 
     def close(self) -> None:
-        """Close the app's own connections. Using the app again opens new ones."""
-        self.backend.close()
+        """Close the app's own connections, and those of its views. Using the app again opens new ones."""
+        for backend in self._backends:
+            backend.close()
 
     async def aclose(self) -> None:
         """Close the app's own connections in this event loop, and the sync ones."""
-        await self.backend.pools.aclose()
+        for backend in self._backends:
+            await backend.pools.aclose()
         await asyncio.to_thread(self.close)

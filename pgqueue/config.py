@@ -106,6 +106,17 @@ def check_schema(name: str) -> str:
     return name
 
 
+def check_chosen_schema(name: str) -> str:
+    """Return `name` if it can name a schema, or is a pattern: each `*` stands for any characters."""
+    if isinstance(name, str) and "*" in name:
+        if not _SCHEMA.fullmatch(name.replace("*", "_")):
+            raise ConfigError(
+                f"schema pattern {name!r:.100} cannot be used: give lower case letters, digits, _ and * for any of them"
+            )
+        return name
+    return check_schema(name)
+
+
 def check_queue(name: object) -> str:
     """Return `name` if it can be a queue: 1 to 100 letters, digits or `_ . : / -`."""
     if not isinstance(name, str) or not _QUEUE.fullmatch(name):

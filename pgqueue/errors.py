@@ -22,6 +22,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── UnknownLock              nobody holds a lock of that name
 │   ├── UnknownQueue             a limit names a queue that the worker does not serve
 │   ├── UnknownSchedule          no schedule has that name
+│   ├── UnknownShard             no schema is a shard of the app
 │   ├── UnknownSubscription      the task gets no events
 │   ├── UnknownTask              no task of that name is registered
 │   ├── UnknownWorker            no living worker has that id, host or host:pid
@@ -208,6 +209,10 @@ class UnknownQueue(NotFound):
 
 class UnknownSchedule(NotFound):
     """No schedule has that name. Nothing was written."""
+
+
+class UnknownShard(NotFound):
+    """No schema is a shard of the app."""
 
 
 class UnknownSubscription(NotFound):

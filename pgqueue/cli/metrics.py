@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pgqueue.cli.call import Call
+from pgqueue.cli.call import Call, schemas_of
 from pgqueue.cli.output import say
 from pgqueue.errors import ConfigError
 
@@ -18,11 +18,17 @@ Host = Annotated[str, typer.Option(help="The address to answer on.")]
 def metrics(call: Call, port: Port = 9187, host: Host = "127.0.0.1") -> None:
     """Export gauges of the database for Prometheus, until stopped. One exporter for a database is enough.
 
-    What workers and schedulers do, they serve themselves: `pgqueue work --metrics-port`.
+    With several schemas, or a pattern, which is read again with each scrape, each gauge has a label `schema`. What
+    workers and schedulers do, they serve themselves: `pgqueue work --metrics-port`.
     """
-    from pgqueue.metrics import serve  # prometheus-client, an extra
+    from pgqueue.metrics import serve, serve_each  # prometheus-client, an extra
 
-    server, thread = serve(call.app, host, port)
+    several = call.several
+    if several:
+        schemas_of(call.app, several)  # raises for those that cannot be
+        server, thread = serve_each(lambda: [call.app.on(name) for name in schemas_of(call.app, several)], host, port)
+    else:
+        server, thread = serve(call.app, host, port)
     say(f"metrics of the database on http://{host}:{server.server_address[1]}/metrics")
     try:
         _wait(thread)

@@ -14,7 +14,19 @@ from pgqueue.errors import InvalidArguments, InvalidOption
 
 AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
 Dsn = Annotated[str | None, typer.Option(help="The database. Default: the app's, PGQUEUE_DSN or DATABASE_URL.")]
-Schema = Annotated[str, typer.Option(help="The schema of pgqueue's tables, if no app names it.")]
+Schema = Annotated[
+    str | None,
+    typer.Option(help="The schema of pgqueue's tables. Default: the app's, or pgqueue.", show_default=False),
+]
+Schemas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--schema",
+        help="The schema of pgqueue's tables. May be repeated, and may be a pattern of those that there are: tenant_*. "
+        "Default: the app's, or pgqueue.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 TaskName = Annotated[str, typer.Argument(help="The task's name.", autocompletion=complete_task)]

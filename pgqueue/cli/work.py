@@ -6,19 +6,22 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, TypeAlias
 
 import typer
 
+from pgqueue.app import App
 from pgqueue.cli.first_process import leave_first_process
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
 from pgqueue.cli.schedule_input import read_seconds
 from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now, run_to_end
+from pgqueue.client.chosen_schemas import ChosenSchemas
 from pgqueue.db import embedded
 from pgqueue.errors import InvalidOption
+from pgqueue.jobs.patterns import is_pattern
 from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
 from pgqueue.process import logs
 from pgqueue.process.duty import hide
@@ -28,6 +31,7 @@ from pgqueue.process.system import needs_fork
 from pgqueue.process.systemd import told
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.fleet import Fleet
 
 HealthHost = Annotated[str, typer.Option(help="The address that the health port listens on.")]
 MetricsPort = Annotated[
@@ -94,6 +98,14 @@ def work(
     metrics_host: MetricsHost = "127.0.0.1",
     with_scheduler: Annotated[bool, typer.Option("--with-scheduler", help="Fire schedules as well.")] = False,
     burst: Annotated[bool, typer.Option("--burst", help="End once nothing is due that this worker could run.")] = False,
+    schema: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Serve this schema instead of the app's. May be repeated, and may be a pattern, tenant_*, which is "
+            "read again while the process runs. Their jobs share the slots fairly. Default: the app's alone.",
+            show_default=False,
+        ),
+    ] = None,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -130,18 +142,27 @@ def work(
         max_memory_per_child=max_memory_per_child,
         burst=burst,
     )
-    loaded = load_app(app, dsn)
+    loaded, several = _serving(load_app(app, dsn), schema or [], with_scheduler)
     logs.set_up(log_level, as_json=log_json)
-    worker = Worker(loaded, settings)
-    _tune_collector()
-    worker.prepare()
-    scheduler = SchedulerThread(loaded, SchedulerSettings(lease, poll)) if with_scheduler else None
-    probe = None if health_port is None else (health_host, health_port)
-    handlers = {"SIGTSTP": worker.quiet, "SIGUSR1": worker.dump}
-    run = _measured(
-        worker, metrics_host, metrics_port, partial(signals.run, worker, shutdown_timeout + LAST_RESORT, handlers)
-    )
-    run_to_end(_run_worker(worker, scheduler, probe, run, STOPPED if signals.supervised else None))
+    with loaded.current():  # what tasks enqueue stays in their schema
+        worker = Fleet(loaded, several, settings) if several else Worker(loaded, settings)
+        _tune_collector()
+        worker.prepare()
+        scheduler = SchedulerThread(loaded, SchedulerSettings(lease, poll)) if with_scheduler else None
+        probe = None if health_port is None else (health_host, health_port)
+        handlers = {"SIGTSTP": worker.quiet, "SIGUSR1": worker.dump}
+        work = partial(signals.run, worker, shutdown_timeout + LAST_RESORT, handlers)
+        run = _measured(worker, metrics_host, metrics_port, work)
+        run_to_end(_run_worker(worker, scheduler, probe, run, STOPPED if signals.supervised else None))
+
+
+def _serving(app: App, schemas: Sequence[str], with_scheduler: bool) -> tuple[App, ChosenSchemas | None]:
+    """Return the app, or its view where one schema is given; and the schemas to serve, if they may be several."""
+    if len(schemas) == 1 and not is_pattern(schemas[0]):
+        return app.on(schemas[0]), None
+    if schemas and with_scheduler:
+        raise InvalidOption("--with-scheduler goes with one schema: run `pgqueue schedule --schema …` for each of them")
+    return app, ChosenSchemas(schemas) if schemas else None
 
 
 def schedule(
@@ -155,6 +176,7 @@ def schedule(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     once: Annotated[bool, typer.Option("--once", help="Fire what is due now, and end.")] = False,
+    schema: Annotated[str | None, typer.Option(help="Fire in this schema. Default: the app's.")] = None,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -166,6 +188,7 @@ def schedule(
     check_log_level(log_level)
     settings = SchedulerSettings(lease, poll, once=once)
     loaded = load_app(app, dsn)
+    loaded = loaded if schema is None else loaded.on(schema)
     logs.set_up(log_level, as_json=log_json)
     scheduler = Scheduler(loaded, settings)
     probe = None if health_port is None else (health_host, health_port)
@@ -174,7 +197,7 @@ def schedule(
 
 
 def _measured(
-    process: Worker | Scheduler, host: str, port: int | None, run: Callable[[], Awaitable[bool]]
+    process: Worker | Fleet | Scheduler, host: str, port: int | None, run: Callable[[], Awaitable[bool]]
 ) -> Callable[[], Awaitable[bool]]:
     """Return `run` with metrics of the process served meanwhile, if there is a port for them."""
     if port is None:
@@ -227,7 +250,7 @@ def _is_any(host: str) -> bool:
 
 
 async def _run_worker(
-    worker: Worker,
+    worker: Worker | Fleet,
     scheduler: SchedulerThread | None,
     probe_address: Address,
     run: Callable[[], Awaitable[bool]],

@@ -34,7 +34,7 @@ def compiled(
     if not hasattr(part, "addition"):
         raise InvalidWorkflow(f"{part!r:.100} cannot be added: give task.s(…), a canvas or a workflow")
     new = part.addition(after, name)
-    if not isinstance(new, NewNodes) or new.app is not app:
+    if not isinstance(new, NewNodes) or new.app.tasks is not app.tasks:
         raise InvalidWorkflow("tasks of another app cannot be added: a workflow is rows in one schema")
     return new
 

@@ -17,8 +17,6 @@ from pgqueue.tasks.registry import Tasks
 class AppParts(Protocol):
     """The parts of an app that client verbs use. `App` has them; rooms below it do not know `App`."""
 
-    name: str
-    backend: Backend
     tasks: Tasks
     listeners: Listeners
     enqueue_hooks: EnqueueHooks
@@ -28,10 +26,18 @@ class AppParts(Protocol):
     max_attempts: int
     retention: dict[str, int | None]
     max_depth: dict[str, int]
-    depths: Depths
     max_args_bytes: int
-    binding: Binding | None
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def binding(self) -> Binding | None: ...
+    @property
+    def backend(self) -> Backend: ...
+    @property
+    def depths(self) -> Depths: ...
+    @property
+    def origin(self) -> object: ...
     @property
     def queries(self) -> Queries: ...
     @property

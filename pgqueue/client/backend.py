@@ -49,13 +49,22 @@ class Backend:
         self.pgbouncer = pgbouncer
         self.listen_dsn = listen_dsn
         self._listen_source = None if listen_dsn is None else DsnSource(listen_dsn, password)
-        self.pools = db.Pools(lambda: self.database)
+        self._pools = db.Pools(lambda: self.database)
         self.waits = Waits(self)
         self.lock_renewer = LockRenewer(self)
         self.lock_hints = LockHints(self)
         self._source, self._password = DsnSource(dsn, password), password
         self._server: embedded.EmbeddedServer | None = None
         self._starting = threading.Lock()
+
+    @property
+    def pools(self) -> db.Pools:
+        """The pools of own connections."""
+        return self._pools
+
+    @pools.setter
+    def pools(self, pools: db.Pools) -> None:
+        self._pools = pools
 
     @property
     def dsn(self) -> str:
@@ -74,7 +83,7 @@ class Backend:
     @dsn.setter
     def dsn(self, dsn: str) -> None:
         self.close()
-        self.pools = db.Pools(lambda: self.database)  # the async pools of other event loops cannot be closed from here
+        self._pools = db.Pools(lambda: self.database)  # the async pools of other event loops cannot be closed from here
         self._server = None
         self._source = DsnSource(dsn, self._password)
 
@@ -113,10 +122,14 @@ class Backend:
 
     def close(self) -> None:
         """Close the sync pool and the connections of waits and locks. Later calls open new ones."""
+        self.close_waits()
+        self.pools.close()
+
+    def close_waits(self) -> None:
+        """Close the connections of waits and locks. Later calls open new ones."""
         self.waits.close()
         self.lock_hints.close()
         self.lock_renewer.close()
-        self.pools.close()
 
 
 def _read(source: DsnSource) -> str:

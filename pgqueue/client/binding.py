@@ -12,6 +12,11 @@ class BindVerbs:
 
     binding: Binding | None = None
 
+    @property
+    def origin(self) -> object:
+        """The app whose transactions its verbs join."""
+        return self
+
     def bind(self, current: Callable[[], object], *, required: bool = False) -> None:
         """Let verbs that name no connection join the transaction of the request in which they are called.
 

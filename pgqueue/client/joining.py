@@ -14,13 +14,13 @@ from pgqueue.errors import NoTransaction
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """An open block: the app whose worker runs the job, and the connection that the task was lent.
+    """An open block: the origin of the app whose worker runs the job, and the connection that the task was lent.
 
     `conn` is None once the block has ended: an asyncio task that began in it has a copy of its context for longer.
     `around` is the block in which it was opened, maybe of another app.
     """
 
-    app: object
+    origin: object
     conn: object | None
     around: "Block | None"
 
@@ -33,9 +33,9 @@ _block: ContextVar[Block | None] = ContextVar("pgqueue_block", default=None)
 
 
 @contextmanager
-def joining(app: object, conn: object) -> Iterator[Block]:
+def joining(app: "Bindable", conn: object) -> Iterator[Block]:
     """Let the verbs of `app` that are called in this block, and that name no connection, run on `conn`."""
-    block = Block(app, conn, _block.get())
+    block = Block(app.origin, conn, _block.get())
     token = _block.set(block)
     try:
         yield block
@@ -45,7 +45,7 @@ def joining(app: object, conn: object) -> Iterator[Block]:
             _block.reset(token)
 
 
-def apart(app: object) -> AbstractContextManager[Block]:
+def apart(app: "Bindable") -> AbstractContextManager[Block]:
     """Let the verbs of `app` in this block join neither the blocks around it nor the transaction of a request."""
     return joining(app, _Apart.OWN)
 
@@ -71,9 +71,12 @@ class Binding:
 
 
 class Bindable(Protocol):
-    """An app."""
+    """An app. Its views on other schemas of the same database have the same origin."""
 
-    binding: Binding | None
+    @property
+    def binding(self) -> Binding | None: ...
+    @property
+    def origin(self) -> object: ...
 
 
 def blocks_here() -> Iterator[Block]:
@@ -85,8 +88,10 @@ def blocks_here() -> Iterator[Block]:
 
 
 def connection_to_join(app: Bindable) -> object | None:
-    """Return the connection of the block around this call that is for this very app, or else of this request."""
+    """Return the connection of the block around this call that is for this very app, or for a view of it on the same
+    database, or else of this request."""
+    origin = app.origin
     for block in blocks_here():
-        if block.app is app and block.conn is not None:
+        if block.origin is origin and block.conn is not None:
             return None if block.conn is _Apart.OWN else block.conn
     return None if app.binding is None else app.binding.to_join()

@@ -289,6 +289,12 @@ class Schedules(ScheduleClient):
         super().__init__(app)
         self._declared: dict[str, Schedule] = {}
 
+    def on(self, app: AppParts) -> "Schedules":
+        """Return the same schedules, with verbs that use another view of the app."""
+        there = Schedules(app)
+        there._declared = self._declared
+        return there
+
     def using(self, conn: object, /) -> ScheduleClient:
         """Bind a connection to borrow. It is never committed and never closed."""
         return ScheduleClient(self._app, conn)

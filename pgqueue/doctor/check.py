@@ -36,9 +36,10 @@ GENERAL = (CANNOT_SEE, NOT_CHECKED)
 class Patient(Protocol):
     """The parts of an app that the doctor looks at. `App` has them."""
 
-    schema: str
     tasks: Tasks
 
+    @property
+    def schema(self) -> str: ...
     @property
     def database(self) -> db.Database: ...
     @property

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 from wsgiref.simple_server import WSGIServer
 
@@ -23,10 +23,11 @@ from pgqueue.app import App
 from pgqueue.metrics.exporter import DatabaseMetrics
 from pgqueue.metrics.names import METRICS, Metric
 from pgqueue.metrics.process import MetricsServer
+from pgqueue.metrics.schemas import SchemasMetrics
 from pgqueue.process.health import CANNOT_LISTEN, cannot_listen
 from pgqueue.revisions import newest
 
-__all__ = ["METRICS", "Metric", "MetricsServer", "asgi", "registry_of", "serve", "wsgi"]
+__all__ = ["METRICS", "Metric", "MetricsServer", "asgi", "registry_of", "serve", "serve_each", "wsgi"]
 
 Asgi: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -56,10 +57,21 @@ def asgi(app: App) -> Asgi:
     return serve
 
 
+def serve_each(apps: Callable[[], Sequence[App]], host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
+    """Answer scrapes as `serve` does, with the gauges of each schema that `apps` returns, and a label `schema`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(SchemasMetrics(apps, newest()))
+    return _serve(registry, host, port)
+
+
 def serve(app: App, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
     """Answer scrapes on a port, in threads; return the server and its thread. Raises ConfigError."""
+    return _serve(registry_of(app), host, port)
+
+
+def _serve(registry: CollectorRegistry, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
     try:
-        return start_http_server(port, host, registry_of(app))
+        return start_http_server(port, host, registry)
     except CANNOT_LISTEN as error:
         raise cannot_listen("metrics", host, port, error) from None
 

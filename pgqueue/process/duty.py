@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +42,8 @@ class Duty(ABC):
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._backoff = Backoff()
+        self.rest: Callable[[], float] = _no_rest  # the least seconds between two steps, unless it is woken
+        self.tells: Callable[[Duty, Exception | None], bool] = _tells  # whether the log tells of a failure, or its end
 
     @abstractmethod
     async def step(self) -> float:
@@ -69,7 +71,7 @@ class Duty(ABC):
                 delay = await self.step()
                 if not self._backoff.failures or await self._works(before):
                     self._succeeded()
-                await _wait(self._wake, delay)
+                await _wait(self._wake, max(delay, self.rest()))
             except Exception as error:  # noqa: BLE001 - whatever it is, it must end nothing but this step
                 if self.interruptible and self._stopping.is_set():
                     return  # that was the interruption
@@ -91,16 +93,25 @@ class Duty(ABC):
     def _succeeded(self) -> None:
         self.succeeded_at = monotonic()
         if self._backoff.failures:
-            log.info("%s works again", self.name)
             self._backoff.reset()
+            if self.tells(self, None):
+                log.info("%s works again", self.name)
 
     def _failed(self, error: Exception) -> float:
         delay = self._backoff.next()
-        if self._backoff.failures == 1:
+        if self._backoff.failures == 1 and self.tells(self, error):
             log.warning("%s failed, trying again: %s: %s", self.name, type(error).__name__, brief(error))
             if not isinstance(error, DATABASE_ERRORS):
                 log.error("%s has a fault, please report it: %s", self.name, _where(error))
         return delay
+
+
+def _no_rest() -> float:
+    return 0.0
+
+
+def _tells(_: Duty, __: Exception | None) -> bool:
+    return True
 
 
 def _where(error: Exception) -> str:

@@ -20,7 +20,7 @@ from pgqueue.errors import ReleaseTooOld
 from pgqueue.process.memory import resident_bytes
 from pgqueue.process.window import check_window
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.workers import Request, WorkerInfo
+from pgqueue.queries.workers import Beat, Request, WorkerInfo
 from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue")
@@ -65,7 +65,7 @@ class Identity:
         self._on_request: Callable[[Request], object] = _ignore
         self._vitals: Callable[[], Vitals] = Vitals
         self._followed: datetime | None = None  # when the last request that was followed was made
-        self._database = database.with_parameters(**_impatient(info.lease_seconds))
+        self._database = database.with_parameters(**impatient(info.lease_seconds))
         self._conn: db.Connection | None = None
         self._beaten_at = monotonic()
         self._stop = threading.Event()
@@ -146,9 +146,7 @@ class Identity:
     def beat(self) -> None:
         """Beat once; take a new id if this one was declared lost; follow a request that is new."""
         vitals = self._vitals()
-        beat = self._run(
-            self._queries.workers.heartbeat(self.id, vitals.ages, quiet=vitals.quiet, rss_bytes=resident_bytes())
-        )
+        beat = self._run(self._heartbeat(vitals))
         if beat.request is not None and beat.request.at != self._followed:
             self._followed = beat.request.at
             self._on_request(beat.request)
@@ -158,6 +156,9 @@ class Identity:
             self.info = reborn
             self._on_lost(lost)
         self._beaten_at = monotonic()
+
+    def _heartbeat(self, vitals: Vitals) -> Query[Beat]:
+        return self._queries.workers.heartbeat(self.id, vitals.ages, quiet=vitals.quiet, rss_bytes=resident_bytes())
 
     def _register(self, info: WorkerInfo) -> None:
         """Insert the row, if this release may work on the schema. Raises NotMigrated or ReleaseTooOld."""
@@ -191,20 +192,28 @@ class Identity:
             self._wake.clear()
             if self._stop.is_set():
                 return
-            try:
-                self.beat()
-                if self._backoff.failures:
-                    log.info("heartbeat works again")
-                self._backoff.reset()
-                delay = self.info.lease_seconds / BEATS
-            except Exception as error:  # noqa: BLE001 - a worker whose heartbeat has stopped for any reason is of no use
-                self.failures += 1
-                delay = min(self._backoff.next(), self.info.lease_seconds / BEATS)
-                if self._backoff.failures == 1:
-                    log.warning("heartbeat failed, trying again: %s: %s", type(error).__name__, brief(error))
+            delay = self._try_to_beat()
+
+    def _try_to_beat(self) -> float:
+        """Beat once; return the seconds until the next time."""
+        try:
+            self.beat()
+            if self._backoff.failures:
+                log.info("heartbeat works again")
+            self._backoff.reset()
+            return self.info.lease_seconds / BEATS
+        except Exception as error:  # noqa: BLE001 - a worker whose heartbeat has stopped for any reason is of no use
+            self.failures += 1
+            delay = min(self._backoff.next(), self.info.lease_seconds / BEATS)
+            if self._backoff.failures == 1:
+                self._tell_of(error)
+            return delay
+
+    def _tell_of(self, error: Exception) -> None:
+        log.warning("heartbeat failed, trying again: %s: %s", type(error).__name__, brief(error))
 
 
-def _impatient(lease_seconds: float) -> dict[str, int]:
+def impatient(lease_seconds: float) -> dict[str, int]:
     """Let libpq give up within a share of the lease on a server that does not answer."""
     patience = max(2, int(lease_seconds / BEATS))
     return {"connect_timeout": patience, "tcp_user_timeout": 1000 * patience, "keepalives_idle": patience}

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ LOGGERS = ("pgqueue", "pgqueue.worker", "pgqueue.scheduler", "pgqueue.supervisor
            "pgqueue.web", "pgqueue.dashboard", "pgqueue.locks", "pgqueue.celery")  # fmt: skip
 _FACTS = ("job_id", "task", "queue", "attempt")
 _OF_EACH_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "job"}
+schema_here: ContextVar[str | None] = ContextVar("pgqueue_schema", default=None)  # in a process that serves several
 _more_facts: list[Callable[[], Mapping[str, str]]] = []
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s%(job)s"
 
@@ -73,7 +75,11 @@ class JobFilter(logging.Filter):
                 setattr(record, fact, getattr(context, fact, None))
         for facts in _more_facts:
             vars(record).update(facts())
-        record.job = f" [job {context.job_id} {context.task}, attempt {context.attempt}]" if context else ""
+        schema = schema_here.get()
+        if schema is not None:
+            record.schema = schema
+        place = "" if schema is None else f" [schema {schema}]"
+        record.job = f"{place} [job {context.job_id} {context.task}, attempt {context.attempt}]" if context else place
         return True
 
 

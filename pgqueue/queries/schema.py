@@ -8,6 +8,17 @@ from pgqueue.queries.base import Query, Statements, first_value, nothing
 # transaction.
 HAS_VERSION: LiteralString = "select to_regclass(quote_ident({channel}) || '.migration') is not null"
 
+# Read which schemas of the database hold the tables of pgqueue, whatever their version, and may be used by this role.
+# From the catalogue, by pg_class_relname_nsp_index, so it costs the same among any number of other tables. It locks
+# nothing: a schema that is made or dropped meanwhile is seen or not. Rows of information_schema would not do: they lack
+# the tables on which the role has no right yet, as in a schema that is to be migrated.
+INSTALLED: LiteralString = """
+select n.nspname::text from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where c.relname = 'job_live' and c.relkind in ('r', 'p')
+and pg_catalog.has_schema_privilege(n.oid, 'usage')
+and exists (select from pg_catalog.pg_class m where m.relname = 'migration' and m.relnamespace = n.oid)
+order by 1"""
+
 # Read the migration that the schema is at.
 VERSION: LiteralString = "select version_num from {s}.migration"
 
@@ -142,6 +153,10 @@ class SchemaQueries(Statements):
     def has_version(self) -> Query[bool]:
         """Tell whether the schema was ever migrated."""
         return Query(self._sql(HAS_VERSION), first_value)
+
+    def installed(self) -> Query[list[str]]:
+        """Read which schemas of the database are pgqueue's."""
+        return Query(self._sql(INSTALLED), lambda rows: [row[0] for row in rows])
 
     def version(self) -> Query[str | None]:
         """Read the migration that the schema is at."""

@@ -9,6 +9,7 @@ from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing
+from pgqueue.queries.jobs.claim import NEXT_DUE
 from pgqueue.queries.jobs.parts import MAY_NOTIFY
 from pgqueue.revisions import newest
 
@@ -33,6 +34,27 @@ HEARTBEAT: LiteralString = """
 update {s}.worker set heartbeat_at = clock_timestamp(), duties = %(duties)s::jsonb, rss_bytes = %(rss_bytes)s,
     quiet_at = case when %(quiet)s then coalesce(quiet_at, clock_timestamp()) end
 where id = %(id)s and lost_at is null returning requested, requested_at, requested_by"""
+
+# The heartbeat of a worker that rests: HEARTBEAT, and a look at what would end its rest. In how many seconds a job of
+# its queues is due and whether metered ones wait, as NEXT_DUE says; and whether a process has stopped beating, or left
+# jobs behind: the table has a row for each process. One statement instead of one for each duty, for a process that has
+# many schemas, of which most are idle. The look reads the snapshot of the statement's beginning: what is committed
+# later is notified, or seen by the next beat. The update is as cheap as HEARTBEAT, and locks no more.
+WATCH: LiteralString = fill(
+    """
+with beat as (
+    update {s}.worker set heartbeat_at = clock_timestamp(), duties = %(duties)s::jsonb, rss_bytes = %(rss_bytes)s,
+        quiet_at = case when %(quiet)s then coalesce(quiet_at, clock_timestamp()) end
+    where id = %(id)s and lost_at is null returning requested, requested_at, requested_by
+)
+select beat.requested, beat.requested_at, beat.requested_by, due.seconds, due.metered,
+    exists (select from {s}.worker w where w.id <> %(id)s and case
+        when w.lost_at is null
+        then w.heartbeat_at < clock_timestamp() - make_interval(secs => least(w.lease_seconds, 86400))
+        else (select true from {s}.job_live j where j.worker_id = w.id limit 1) end)
+from beat cross join lateral ({next_due}) as due(seconds, metered, lanes)""",
+    next_due=NEXT_DUE,
+)
 
 # Ask processes to go quiet, to resume or to stop, and notify each of them at the commit. By primary key, so that no
 # other process is meant that comes meanwhile. Rows are locked in the order of their ids, so that two operators who ask
@@ -123,6 +145,9 @@ and (select true from {s}.job_live j where j.worker_id = w.id limit 1) is null""
 
 LISTEN: LiteralString = "listen {s}"
 
+# Listen on the schema's channel no longer, on a connection that listens for several schemas.
+UNLISTEN: LiteralString = "unlisten {s}"
+
 # List all processes, with how many jobs each runs: the view counts by job_live_running.
 LIST: LiteralString = """
 select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots, w.running::int, w.status, w.heartbeat_age_seconds,
@@ -167,6 +192,16 @@ class Beat(NamedTuple):
 
     alive: bool
     request: Request | None = None
+
+
+class Watched(NamedTuple):
+    """The answer to the heartbeat of a worker that rests: in how many seconds its next job is due, None without any;
+    whether metered jobs wait; and whether another process has left something behind."""
+
+    beat: Beat
+    due_seconds: float | None = None
+    metered: bool = False
+    lost: bool = False
 
 
 class LostWorker(NamedTuple):
@@ -227,6 +262,10 @@ def _beat(rows: Sequence[Row]) -> Beat:
     return Beat(True, Request(what, at, by or "somebody") if what and at else None)
 
 
+def _watched(rows: Sequence[Row]) -> Watched:
+    return Watched(_beat([row[:3] for row in rows]), *(rows[0][3:] if rows else ()))
+
+
 class WorkerQueries(Statements):
     """Workers and schedulers as rows."""
 
@@ -248,6 +287,11 @@ class WorkerQueries(Statements):
         """Write that the process lives, how long ago each duty made a step, its memory, and whether it is quiet."""
         params = {"id": worker, "duties": json.dumps(duties), "quiet": quiet, "rss_bytes": rss_bytes}
         return Query(self._sql(HEARTBEAT), _beat, params)
+
+    def watch(self, heartbeat: Query[Beat], queues: Sequence[str]) -> Query[Watched]:
+        """Write a heartbeat, and tell what a worker that rests should know of these queues."""
+        params = {**heartbeat.params, "queues": builtins.list(queues)}
+        return Query(self._sql(WATCH), _watched, params)
 
     def request(self, workers: Sequence[UUID], what: str, by: str) -> Query[builtins.list[UUID]]:
         """Ask processes to go quiet, to resume or to stop; return those that were asked."""
@@ -298,6 +342,10 @@ class WorkerQueries(Statements):
     def listen(self) -> Query[None]:
         """Listen on the schema's channel."""
         return Query(self._sql(LISTEN), nothing)
+
+    def unlisten(self) -> Query[None]:
+        """Listen on the schema's channel no longer."""
+        return Query(self._sql(UNLISTEN), nothing)
 
     def locate(self, workers: Sequence[UUID]) -> Query[Mapping[UUID, Located]]:
         """Find where these processes run; a process without a row is left out."""

@@ -31,7 +31,7 @@ from pgqueue.worker.duties.canceller import Canceller
 from pgqueue.worker.duties.gone_finder import GoneFinder
 from pgqueue.worker.duties.input_reader import InputReader
 from pgqueue.worker.duties.limit_keeper import LimitKeeper
-from pgqueue.worker.duties.listener import Listener
+from pgqueue.worker.duties.listener import Hearing, Listener
 from pgqueue.worker.duties.operation_finisher import OperationFinisher
 from pgqueue.worker.duties.pauser import Pauser
 from pgqueue.worker.duties.progress_writer import ProgressWriter
@@ -67,7 +67,7 @@ class RunningWorker:
         self._core = core
         self._children = children
         self._follow = follow
-        self._links = links = {name: Link(app.database, f"pgqueue worker {name}") for name in LINKS}
+        self._links = links = {name: core.host.link(app, name) for name in LINKS}
         self._signals = signals = WorkerSignals()
         chores = links["chores"]
         self._announcer = Announcer(links["resolve"], queries, listens=app.listen_database is not None)
@@ -84,11 +84,13 @@ class RunningWorker:
         self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser, self._workflow_keeper = Pauser(chores, core, signals), WorkflowKeeper(chores, core, signals)
         self._inputs = InputReader(links["inputs"], core, signals)
-        self.duties = self._make_duties(frontier, [self.producer, full_scan, progress])
+        made = self._make_duties(frontier, [self.producer, full_scan, progress])
+        self.duties = [core.host.watch(duty) for duty in made]
         # These go on while a stopping worker waits for its jobs.
         self._activity = ActivityWriter(chores, core)
         self._last_duties: list[Duty] = [self._resolver, self._announcer, self._watchdog, self._canceller]
         self._last_duties += [self._activity, self._steps]
+        self._last_duties = [core.host.watch(duty) for duty in self._last_duties]
         self._claims, self._resolves, self._stale_writes = Durations(), Durations(), 0
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
@@ -112,9 +114,10 @@ class RunningWorker:
         ]
         if core.slots.has_patterns:
             duties.append(QueueFinder(chores, core, signals, frontier))
-        if app.listen_database is not None:
+        hearing = Hearing(core, signals)
+        if app.listen_database is not None and not core.host.shares_listener(hearing):
             links["listen"] = Link(app.listen_database, "pgqueue worker listen")
-            duties.append(Listener(links["listen"], core, signals))
+            duties.append(Listener(links["listen"], queries, hearing))
         return duties
 
     async def declare_rules(self, stopping: asyncio.Event) -> None:
@@ -176,6 +179,16 @@ class RunningWorker:
         signals.job_awaited = announcer.job_awaited
         signals.request_made = self._core.identity.beat_soon
 
+    def slot_came(self) -> None:
+        """Begin a job that waits, or claim one: there is one more slot."""
+        self._attempts.begin_waiting()
+        self.producer.wake()
+
+    async def close_links(self) -> None:
+        """Close the connections of a worker that could not start."""
+        for link in self._links.values():
+            await link.close()
+
     def health(self) -> Health:
         """Whether the process works; whether heartbeats get through and it claims; and how its duties are."""
         claim, identity = self.producer, self._core.identity
@@ -190,7 +203,7 @@ class RunningWorker:
             self._activity.ended(),
             self._claims.copy(),
             self._resolves.copy(),
-            slots.total,
+            slots.most,
             len(slots.running),
             self._stale_writes,
         )

@@ -92,6 +92,17 @@ class Slots:
         self.queues = tuple(queue for given in self._given for queue in self._matching.get(given, (given,)))
 
     @property
+    def most(self) -> int:
+        """How many jobs may ever run at a time."""
+        return self.total
+
+    def begin_claims(self) -> None:
+        """Note that claims follow. A worker's slots are always its own."""
+
+    def end_claims(self) -> None:
+        """Note that they have brought what they bring."""
+
+    @property
     def running(self) -> list[RunningJob]:
         """The jobs that run."""
         return list(self._running)

@@ -180,6 +180,7 @@ A_JOB = Job(5000, "t", "q0", 0, JobState.PENDING, "pending", {}, (), NOW, NOW, 0
 OTHERS: dict[str, Query[Any]] = {
     "workers.register": QUERIES.workers.register(describe_process("worker", 30, ["q0"], ["t"], 8)),
     "schema.check": QUERIES.schema.check(),
+    "workers.watch": QUERIES.workers.watch(QUERIES.workers.heartbeat(WORKER), ["default"]),
     "workers.heartbeat": QUERIES.workers.heartbeat(WORKER),
     "workers.unregister": QUERIES.workers.unregister(WORKER),
     "workers.record_deaths": QUERIES.workers.record_deaths({WORKER: "was killed by SIGKILL"}),
@@ -381,6 +382,7 @@ EXEMPT = {
     "workers.known_tasks": "asked by hand: a table with a row for each process",
     "jobs.mark_transaction": "reads no table",
     "jobs.read_mark": "reads no table",
+    "workers.unlisten": "reads no table",
     "workers.listen": "no plan",
     "waits.listen": "no plan",
     "locks.listen": "no plan",
@@ -436,6 +438,7 @@ EXEMPT = {
     "schema.lock_migrations": "reads no table",
     "schema.has_version": "reads the catalogue",
     "schema.index_states": "reads the catalogue, before a migration builds an index",
+    "schema.installed": "reads the catalogue",
     "schema.version": "a table of one row",
     **dict.fromkeys(
         [f"schedules.{verb}" for verb in SCHEDULE_VERBS],

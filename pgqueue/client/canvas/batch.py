@@ -248,7 +248,10 @@ class Batch(Compiles):
         members: Canvas[Any, Any] = Group(self._members)
         for when, callback in self._callbacks.items():
             members = getattr(members, when)(callback)
-        return members._build(self._name if name is None else name)
+        builder = members._build(self._name if name is None else name)
+        if builder.app is not None and builder.app.tasks is self._app.tasks:
+            builder.app = self._app  # maybe a view, of which tasks know nothing
+        return builder
 
 
 class BatchVerbs:

@@ -73,7 +73,7 @@ class GraphBuilder:
         """Place a job; return its number. Raises InvalidWorkflow for a task of another app."""
         if self.app is None:
             self.app, self._first_task = app, job.task
-        elif app is not self.app:
+        elif app.tasks is not self.app.tasks:
             raise InvalidWorkflow(
                 f"tasks {self._first_task} and {job.task} belong to two apps: a workflow is rows in one schema"
             )

@@ -101,7 +101,7 @@ class Caller:
         return job
 
     def _check_app(self, app: AppParts) -> None:
-        if app is not self._app:
+        if app.tasks is not self._app.tasks:
             raise InvalidStep(f"step {self._request.step.name!r} calls a task of another app: call one of its own app")
 
     def _emit(self, rows: Sequence[InsertedJob]) -> None:

@@ -60,6 +60,7 @@ class FullScan(Duty):
 
     async def _reserve_and_scan(self) -> None:
         self.scanning = True
+        self._slots.begin_claims()
         rooms = self._slots.reserve(MAX_JOBS)
         ageing, self._ageing = self._ageing, None
         try:
@@ -70,6 +71,7 @@ class FullScan(Duty):
         finally:
             self.scanning = False
             self._slots.unreserve(rooms)
+            self._slots.end_claims()
 
     async def _claim_oldest(self, ageing: Ageing, rooms: dict[str, int]) -> None:
         async def run(query: Query[list[ClaimedJob]]) -> list[ClaimedJob]:

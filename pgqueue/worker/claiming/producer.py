@@ -25,6 +25,7 @@ LOCKED_SECONDS = 0.05  # before a job is claimed again that is due but locked by
 STRAYS_SHARE = 100  # the search for strays is due again after so many times its own duration: it holds up the claims
 TURN_SECONDS = 5.0  # within which a turn that comes by the clock, as the next start of a rate, is soon
 PLAIN_REST_SECONDS = 0.1  # without a claim of plain jobs beside metered ones, after one that found none
+DUE_SOON = 15.0  # seconds: of a job that is due later, somebody will say so again
 ADOPT_POLLS = 5  # poll intervals between two searches for parked jobs, which exist only while releases differ
 
 
@@ -53,7 +54,7 @@ class Producer(Duty):
         self._slots = core.slots
         self._served = core.served
         self._tasks = core.app.tasks
-        self._poll = core.settings.poll_seconds
+        self._host, self._given_poll = core.host, core.settings.poll_seconds
         self._lease = core.settings.lease_seconds
         self._signals = signals
         self._frontier = frontier
@@ -112,6 +113,12 @@ class Producer(Duty):
         self._plain_from = 0.0
         self.wake()
 
+    def due_in(self, seconds: float) -> None:
+        """Be awake in so many seconds: somebody has seen that a job is due then."""
+        if seconds < DUE_SOON and monotonic() + seconds < self._due_at:
+            self._due_at = monotonic() + max(seconds, 0.0)
+            super().wake()
+
     def rules_changed(self) -> None:
         """Claim now, and look at metered jobs first: a limit or a pause was changed."""
         self._turns.want_look()
@@ -133,6 +140,16 @@ class Producer(Duty):
                 self._frontier.retreat(job)
         if delay < self._poll:
             self.wake()
+
+    @property
+    def _poll(self) -> float:
+        return self._host.poll_seconds(self._given_poll)
+
+    @property
+    def has_nothing_to_do(self) -> bool:
+        """Whether the worker waits for a notification, and knows of no job that is due soon."""
+        rests = self._marked_waiting and not self._woken and self._full_since is None and not self._frontier.relied_on
+        return rests and not self.expects_jobs() and self._turns.rests and not len(self._turns.roster)
 
     @property
     def roster(self) -> Roster:
@@ -173,7 +190,15 @@ class Producer(Duty):
     async def step(self) -> float:
         """Claim once; return how long to sleep."""
         if self._paused or self._identity.overdue:  # a process that was stopped for long may have no row any more
+            self._slots.end_claims()
             return self._poll
+        self._slots.begin_claims()
+        try:
+            return await self._step()
+        finally:
+            self._slots.end_claims()
+
+    async def _step(self) -> float:
         if monotonic() >= self._strays_at and not self._full_scan.scanning:
             async with self._full_scan.claims:
                 await self._release_strays()

@@ -75,7 +75,7 @@ class Attempts:
         self._children = children
         self._progress = progress
         self._steps = steps
-        threads, app = Threads(core.slots.total), core.app
+        threads, app = Threads(core.slots.most), core.app
         self._executor = Executor(app.tasks, children, threads, app.middlewares, app.attempt_hooks)
         self._latecomers = Latecomers(app.tasks)
         self._closed = False
