@@ -8,12 +8,13 @@ from typing import Any, cast
 import pytest
 
 from pgqueue.jobs.flow import Flow
-from pgqueue.queries.turns.claim import ClaimedTurns
+from pgqueue.queries.turns.claim import ClaimedTurns, by_lane
 from pgqueue.queries.turns.look import SeenLane
 from pgqueue.worker.claiming import roster as rosters
 from pgqueue.worker.claiming import turn_claims
 from pgqueue.worker.claiming.turn_claims import TurnClaims
-from tests.harness import QUERIES, WORKER
+from tests.harness import QUERIES, WORKER, claimed
+from tests.statements.turns import keyed
 from tests.worker.test_roster import seen
 
 MANY, FEW = 0.014, 0.001  # seconds that a look takes which sees as many lanes as it may, and one of a single lane
@@ -22,14 +23,16 @@ MANY, FEW = 0.014, 0.001  # seconds that a look takes which sees as many lanes a
 class Lanes:
     """A database with as many lanes as one look sees, and a clock that goes on by what looks take."""
 
-    def __init__(self, many: float = MANY) -> None:
-        self.now, self._many = 100.0, many
-        self._lanes = [seen(Flow(share=f"f/{number}"), number) for number in range(50)]
+    def __init__(self, many: float = MANY, *, keyed_apart: bool = False) -> None:
+        self.now, self.gives, self._many = 100.0, 0, many
+        flows = [keyed(f"r/{number}") if keyed_apart else Flow(share=f"f/{number}") for number in range(50)]
+        self._lanes = [seen(flow, number, room=5) for number, flow in enumerate(flows)]
 
     async def run(self, query: Any) -> list[SeenLane] | ClaimedTurns:
-        """Answer a look; to a claim, that all jobs are gone."""
+        """Answer a look; to a claim, so many jobs of each lane as it `gives`."""
         if "room" in query.params:
-            return ClaimedTurns((), {})
+            jobs = [claimed(lane.number, 1, lane=lane.number) for lane in self._lanes for _ in range(self.gives)]
+            return ClaimedTurns(jobs, by_lane(jobs))
         (after,) = query.params["after"]
         found = [lane for lane in self._lanes if lane.number > after]
         self.now += FEW if len(found) == 1 else self._many
@@ -72,19 +75,31 @@ def test_a_look_that_took_very_long_is_followed_by_another_within_seconds(monkey
         lanes.now += turn_claims.REST_SECONDS
 
 
-def test_it_looks_at_once_when_all_known_lanes_have_given_what_they_had_and_there_are_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    lanes = Lanes(many=30.0)
+def test_it_looks_at_once_when_most_known_lanes_are_spent_and_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes(many=30.0, keyed_apart=True)
     claims = looker(lanes, monkeypatch)
-    for _ in range(3):  # the third sees all lanes again and opens none, and so a pause is due
+    monkeypatch.setattr(rosters, "MANY_LANES", 10)
+    _look_until_a_pause_is_due(lanes, claims)
+    lanes.gives = 1  # of each lane, though its bucket has room for five
+    assert len(asyncio.run(claims.claim("default", 1000))) == 50
+    assert claims.look_in() == pytest.approx(turn_claims.LOOK_SECONDS)
+
+
+def test_lanes_that_gave_nothing_end_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes(many=30.0, keyed_apart=True)
+    claims = looker(lanes, monkeypatch)
+    monkeypatch.setattr(rosters, "MANY_LANES", 10)
+    _look_until_a_pause_is_due(lanes, claims)
+    assert asyncio.run(claims.claim("default", 1000)) == []
+    assert claims.look_in() > 1
+
+
+def _look_until_a_pause_is_due(lanes: Lanes, claims: TurnClaims) -> None:
+    for _ in range(3):  # the third look sees all lanes again and opens none
         claims.want_look()
         lanes.now += claims.look_in()
         asyncio.run(claims.look(busy=True))
     assert 1 < claims.look_in() < math.inf
-
-    assert asyncio.run(claims.claim("default", 1000)) == ()
-    assert claims.look_in() == pytest.approx(turn_claims.LOOK_SECONDS)
 
 
 def test_it_looks_for_no_more_lanes_while_it_knows_many_that_are_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,10 +137,10 @@ class Roster:
                 opened.add(lane.queue)
         return opened
 
-    def is_open(self) -> bool:
-        """Whether a claim of any queue may bring metered jobs."""
-        now = self._now()
-        return any(lane.is_open(now) for lane in self._lanes.values())
+    def is_spent(self) -> bool:
+        """Whether no lane can be claimed from, and most of them have given all that they had."""
+        now, lanes = self._now(), self._lanes.values()
+        return not any(lane.is_open(now) for lane in lanes) and sum(lane.spent for lane in lanes) > len(lanes) / 2
 
     def best_priority(self, queue: str) -> int:
         """The highest priority of an open lane of a queue."""
@@ -166,7 +166,7 @@ class Roster:
         Each of the highest priorities may fill the room: the claim takes the higher ones first. One claim in sixteen
         takes a job of each of the lanes that have been served least lately, so that no priority waits for ever.
         """
-        now, self._claiming = self._now(), True
+        now = self._now()
         lanes = [lane for lane in self._lanes.values() if lane.queue == queue and lane.is_open(now)]
         lines: list[Line] = []
         priorities = {lane.priority for lane in lanes}
@@ -174,9 +174,11 @@ class Roster:
         if self._choices % AGEING == 0 and len(priorities) > 1:
             lanes = [lane for lane in lanes if all(self._paces[name].tokens(now) > 0 for name in lane.paces)]
             oldest = nsmallest(room, lanes, key=lambda lane: lane.served)
+            self._claiming = bool(oldest)
             return [_line(lane, 1) for lane in oldest]
         for priority in nlargest(MOST_PRIORITIES, priorities):
             lines += self._share(room, slots, [lane for lane in lanes if lane.priority == priority], now)
+        self._claiming = bool(lines)
         return lines
 
     def _share(self, room: int, slots: int, lanes: list[KnownLane], now: float) -> Iterator[Line]:

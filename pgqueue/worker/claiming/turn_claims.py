@@ -51,7 +51,8 @@ class TurnClaims:
         self._told_at = -math.inf
         self._expects_until = math.inf if any(core.app.rules) else -math.inf
         self._after: dict[str, int] = {}
-        self._dry = False  # all lanes that are known have given what they had, and there are more
+        self._brought = False  # a claim has brought jobs since the last look
+        self._dry = False  # most lanes that are known have given all that they had, none is open, and there are more
         self._plain_first = False
         self._plain_priority: dict[str, int] = {}
 
@@ -121,7 +122,7 @@ class TurnClaims:
         self._looked_at = monotonic()
         whole = not self._after and all(after == LEAST_LANE for _, after in places)
         self._note_cost(self._looked_at - began, len(seen), whole=whole)
-        self._dry = False
+        self._dry = self._brought = False
         if self._after and not self.roster.is_stocked():
             self._wanted = True
         if busy:
@@ -152,7 +153,8 @@ class TurnClaims:
         claimed = await self._link.run(query)
         if self.roster.claimed(queue, lines, claimed.lanes, room):
             self._wanted = True
-        self._dry = bool(self._after) and not self.roster.is_open()
+        self._brought = self._brought or bool(claimed.jobs)
+        self._dry = bool(self._after) and self._brought and self.roster.is_spent()
         return claimed.jobs
 
     @property
