@@ -245,7 +245,7 @@ delete from pgqueue.transition; delete from pgqueue.idempotency_key; delete from
 delete from pgqueue.schedule; delete from pgqueue.schedule_fire; delete from pgqueue.schedule_release;
 delete from pgqueue.queue; delete from pgqueue.named_lock;
 delete from pgqueue.limit_rule; delete from pgqueue.limit_key; delete from pgqueue.limit_bucket;
-delete from pgqueue.limit_use; delete from pgqueue.limit_freed; delete from pgqueue.limit_hold;
+delete from pgqueue.limit_use; delete from pgqueue.limit_freed;
 delete from pgqueue.workflow; delete from pgqueue.gate; delete from pgqueue.dependency;
 delete from pgqueue.step; delete from pgqueue.undo; delete from pgqueue.signal; delete from pgqueue.awaited_event;
 delete from pgqueue.published_event; delete from pgqueue.subscription; delete from pgqueue.activity;

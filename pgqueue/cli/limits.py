@@ -79,8 +79,7 @@ def holds_of(one: LimitStatus) -> Iterator[str]:
         yield f"closed until {output.cell(one.closed_until)}"
     most = None if _has_keys(one) else one.max_running
     if most is not None and one.running is not None and one.running >= most:
-        waits = f", {one.held} of them wait{'' if one.held > 1 else 's'}" if one.held else ""
-        yield f"full, {one.running} of {most} run{waits}"
+        yield f"full, {one.running} of {most} run"
     if one.rate_count is not None:
         yield f"rate-limited, {rate_of(one)}"
 
@@ -94,14 +93,6 @@ def notes_of(one: LimitStatus) -> Iterator[str]:
         yield f"closed until {output.cell(one.closed_until)}"
     if one.on_full not in (None, "wait"):
         yield f"on full {one.on_full}"
-    if one.held:
-        yield f"{one.held} of those that run wait{'' if one.held > 1 else 's'}"
-    if one.while_waiting and one.key is None:
-        yield (
-            "counts jobs that wait"
-            if one.while_waiting_since
-            else ("counts jobs that wait once no process of an older release lives")
-        )
     if one.kind == "fair" and one.key is None:
         yield "a key has weight 1 unless it has its own"
     elif one.kind == "fair" or one.weight is not None:
@@ -143,17 +134,10 @@ def set_limit(
     on_full: Annotated[
         str | None, typer.Option(help="wait, skip, cancel_running or replace_waiting. Default: as it is.")
     ] = None,
-    while_waiting: Annotated[
-        bool | None,
-        typer.Option(
-            "--while-waiting/--not-while-waiting",
-            help="Whether a job that sleeps or waits counts as one that runs. Default: as it is.",
-        ),
-    ] = None,
     by: By = None,
 ) -> LimitStatus:
     """Change a limit, or make one key of it an exception. It counts from the next claim on."""
-    changes: dict[str, Any] = {"weight": weight, "on_full": on_full, "while_waiting": while_waiting}
+    changes: dict[str, Any] = {"weight": weight, "on_full": on_full}
     changes = {name: value for name, value in changes.items() if value is not None}
     if max_running is not None:
         changes["max_running"] = _whole(max_running)

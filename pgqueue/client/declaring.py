@@ -1,24 +1,12 @@
 """Declaring rules in code: limits that tasks share, and those of queues."""
 
 from collections.abc import Iterator, Mapping
-from typing import TypedDict, Unpack
 
 from pgqueue.config import check_queue
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.limit_rule import LimitRule, queue_rule_name
 from pgqueue.jobs.limits import Breaker, By, GivenRate, Limit, OnFull, Rate, SharedLimit, as_limit, shared_limit
 from pgqueue.tasks.declared_rules import DeclaredRules
-from pgqueue.tasks.options import check_names
-
-
-class LimitOptions(TypedDict, total=False):
-    """What a limit may be beside its number: as in pgqueue.Limit."""
-
-    by: By | None
-    on_full: OnFull
-    rate: GivenRate | None
-    breaker: Breaker | None
-    while_waiting: bool
 
 
 class DeclaresLimits:
@@ -26,14 +14,22 @@ class DeclaresLimits:
 
     rules: DeclaredRules
 
-    def limit(self, name: str, max_running: int | None = None, **options: Unpack[LimitOptions]) -> SharedLimit:
+    def limit(
+        self,
+        name: str,
+        max_running: int | None = None,
+        *,
+        by: By | None = None,
+        on_full: OnFull = "wait",
+        rate: GivenRate | None = None,
+        breaker: Breaker | None = None,
+    ) -> SharedLimit:
         """Make a limit that tasks share: `stripe = app.limit("stripe", 20)`, then `@app.task(limit=stripe)`.
 
         All jobs of these tasks are counted together, for each value of `by` if it is given: then each task has that
-        parameter. The options are those of pgqueue.Limit. Raises InvalidOption.
+        parameter. The settings are those of pgqueue.Limit. Raises InvalidOption.
         """
-        check_names(options, LimitOptions.__annotations__, "limit()")
-        shared = shared_limit(name, Limit(max_running, **options))
+        shared = shared_limit(name, Limit(max_running, by=by, on_full=on_full, rate=rate, breaker=breaker))
         self.rules.add(LimitRule.of_limit(shared.name, shared.limit))
         return shared
 

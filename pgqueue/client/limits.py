@@ -24,15 +24,14 @@ _OF_KEYS = ("max_running", "weight")
 class LimitChanges(TypedDict, total=False):
     """What `app.limits.set` can change. None takes a setting away.
 
-    `max_running` may be 0: nothing starts. `rate`, `breaker` and `while_waiting` are as in Limit. `weight` is how often
-    a key of fair turns has its turn, where others have 1. A key has `max_running` and `weight` alone.
+    `max_running` may be 0: nothing starts. `rate` and `breaker` are as in Limit. `weight` is how often a key of fair
+    turns has its turn, where others have 1. A key has `max_running` and `weight` alone.
     """
 
     max_running: int | None
     rate: GivenRate | None
     breaker: Breaker | None
     on_full: OnFull
-    while_waiting: bool
     weight: float | None
 
 
@@ -90,8 +89,6 @@ class Limits:
         """
         name, actor, columns = _named(limit), who(by), _columns(changes, key)
         queries = self._app.queries.limits
-        if columns.get("while_waiting"):
-            yield from self._check_can_wait(name)
         found = False
         for _ in range(2):
             if key is not None and (yield self._app.queries.pauses.find_limit(name)):
@@ -105,8 +102,6 @@ class Limits:
             yield queries.declare(self._app.name, self._app.rules)  # no worker has started yet
         if not found:
             yield from self._unknown(name)
-        if "while_waiting" in columns and not self._runner.borrows:  # else a worker does so, after the commit
-            yield queries.keep_places()
         return (yield from self._status(name, key))
 
     aset = set.twin  # noqa: A003  # the verb above
@@ -126,12 +121,6 @@ class Limits:
         return (yield from self._status(name, key))
 
     areset = reset.twin
-
-    def _check_can_wait(self, name: str) -> Steps[None]:
-        """Refuse an order or fair turns: a job in order keeps its place anyway."""
-        found: builtins.list[LimitStatus] = yield self._app.queries.limits.list(name)
-        if found and found[0].kind not in (None, "limit"):
-            raise InvalidOption(f"while_waiting cannot be set for {name}, for its kind is {found[0].kind}")
 
     def _status(self, name: str, key: object) -> Steps[LimitStatus]:
         found: builtins.list[LimitStatus] = yield self._app.queries.limits.list(name)
@@ -179,8 +168,6 @@ def _columns(changes: Mapping[str, Any], key: object) -> dict[str, Any]:
                 columns |= breaker_columns(check_breaker(value))
             case "on_full":
                 columns[name] = Limit(1, on_full=value).on_full
-            case "while_waiting":
-                columns[name] = Limit(1, while_waiting=value).while_waiting
             case _:
                 columns[name] = _weight(value)
     return columns
@@ -200,4 +187,4 @@ def _weight(value: object) -> float | None:
 
 def _with_key(rule: LimitStatus, key: str) -> LimitStatus:
     """Return the status of a key of which nothing is known."""
-    return replace(rule, key=key, running=None if rule.running is None else 0, waiting=0, waiting_capped=False, held=0)
+    return replace(rule, key=key, running=None if rule.running is None else 0, waiting=0, waiting_capped=False)

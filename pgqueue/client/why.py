@@ -6,7 +6,7 @@ from typing import Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.steps import Steps
-from pgqueue.client.why_turns import of_buckets, of_kept, of_place
+from pgqueue.client.why_turns import of_buckets, of_place
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.retry import policy_in_words
 from pgqueue.jobs.why import Reason, Why
@@ -32,26 +32,25 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
     pauses: list[Pause] = yield app.queries.pauses.of(job.queue, job.task)
     is_due = waits.due_in <= 0 and job.state == JobState.PENDING
     ahead: int = (yield queries.ahead(job)) if is_due else 0
-    kept: list[str] = (yield queries.kept(job.id)) if job.waits_for_turn else []
-    turn = (yield from _of_turn(app, job, waits, kept)) if job.waits_for_turn else []
+    turn = (yield from _of_turn(app, job, waits)) if job.waits_for_turn else []
     parents = (yield from _of_parents(app, job)) if job.waits_for == "jobs" else []
     may_rest = job.attempt == 0 and not (job.waits_for_turn and waits.due_in <= 0)  # what is due is not asleep
     steps: list[OpenWait] = (yield app.queries.steps.open_waits(job.id)) if may_rest else []
-    before = [*parents, *of_kept(kept), *of_steps(steps), *_of_waiting(app, job, waits)]
+    before = [*parents, *of_steps(steps), *_of_waiting(app, job, waits)]
     reasons = [*before, *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
     if is_due or (job.waits_for_turn and waits.due_in <= 0):
         reasons += _of_due(job, waits, ahead, held_up=bool(reasons))
     return Why(job, (*reasons, *_of_origin(job, waits), *_of_history(job)))
 
 
-def _of_turn(app: AppParts, job: Job, waits: Waits, kept: list[str]) -> Steps[list[Reason]]:
+def _of_turn(app: AppParts, job: Job, waits: Waits) -> Steps[list[Reason]]:
     """Look up why the turn of a metered job has not come."""
     queries, place = app.queries.why, None
     if waits.due_in <= 0 and waits.lane is not None:
         place = yield queries.place(job, waits.lane)
     names = () if job.flow is None else job.flow.buckets
     buckets: list[BucketState] = (yield queries.buckets(names)) if names else []
-    return [*of_buckets(buckets, place, kept), *(() if place is None else of_place(job, place))]
+    return [*of_buckets(buckets, place), *(() if place is None else of_place(job, place))]
 
 
 def of_steps(steps: Sequence[OpenWait]) -> Iterator[Reason]:

@@ -9,24 +9,16 @@ from pgqueue.queries.why_turns import MOST_BEFORE, MOST_HOLDERS, BucketState, Tu
 from pgqueue.timing import in_words
 
 
-def of_buckets(buckets: Sequence[BucketState], place: TurnPlace | None, kept: Sequence[str] = ()) -> Iterator[Reason]:
-    """Yield what the buckets of a job hold it back for. `place`: None for a job that is not due yet. `kept`: those
-    whose places it has kept."""
+def of_buckets(buckets: Sequence[BucketState], place: TurnPlace | None) -> Iterator[Reason]:
+    """Yield what the buckets of a job hold it back for. `place`: None for a job that is not due yet."""
     for bucket in buckets:
         yield from _of_pause(bucket, "rule")
         yield from _of_pause(bucket, "key")
         if bucket.closed_until is not None:
             yield _closed(bucket)
-        if place is not None and bucket.name not in kept:
+        if place is not None:
             yield from _of_room(bucket)
             yield from _of_rate(bucket, place)
-
-
-def of_kept(kept: Sequence[str]) -> Iterator[Reason]:
-    """Yield that a job that waits has kept places."""
-    if kept:
-        text = f"It is in flight: it keeps its place in {', '.join(kept)} while it waits."
-        yield Reason("in_flight", text, {"buckets": list(kept)})
 
 
 def of_place(job: Job, place: TurnPlace) -> Iterator[Reason]:
@@ -74,12 +66,8 @@ def _closed(bucket: BucketState) -> Reason:
 def _of_room(bucket: BucketState) -> Iterator[Reason]:
     """Yield that as many jobs run as may."""
     facts = {"bucket": bucket.name, "running": bucket.running, "most": bucket.most, "jobs": sorted(bucket.holders)}
-    if bucket.kept:
-        facts |= {"kept": bucket.kept, "kept_by": bucket.keepers}
     if bucket.most is not None and bucket.running >= bucket.most:
         text = f"{bucket.name} is full: {bucket.running} of {bucket.most} run{_holders(bucket)}."
-        if bucket.kept:
-            text = f"{bucket.name} is full: {bucket.running} of {bucket.most} are in flight{_keepers(bucket)}."
         if bucket.most == 0:
             text = f"The limit of {bucket.name} is 0: none of its jobs may run."
         yield Reason("full", text, facts)
@@ -110,15 +98,6 @@ def _holders(bucket: BucketState) -> str:
     more = ", …" if bucket.running > len(bucket.holders) and len(bucket.holders) == MOST_HOLDERS else ""
     noun = "job" if len(bucket.holders) == 1 else "jobs"
     return f" ({noun} {', '.join(map(str, sorted(bucket.holders)))}{more})"
-
-
-def _keepers(bucket: BucketState) -> str:
-    """Return how many of the jobs that hold a bucket wait, and which, a few of them; and which run."""
-    more = ", …" if bucket.kept > len(bucket.keepers) else ""
-    wait = "waits" if bucket.kept == 1 else "wait"
-    noun = "job" if len(bucket.keepers) == 1 else "jobs"
-    runs = f", others run{_holders(bucket)}" if bucket.holders else ""
-    return f", {bucket.kept} of them {wait} ({noun} {', '.join(map(str, bucket.keepers))}{more}){runs}"
 
 
 def _time(moment: datetime | None) -> str:

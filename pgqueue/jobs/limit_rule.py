@@ -27,7 +27,6 @@ class LimitRule:
     breaker_failures: int | None = None
     breaker_seconds: float | None = None
     breaker_cooldown: float | None = None
-    while_waiting: bool = False
 
     @classmethod
     def of_limit(cls, name: str, limit: Limit) -> "LimitRule":
@@ -37,7 +36,6 @@ class LimitRule:
             keyed_by=described(limit.by),
             max_running=limit.max_running,
             on_full=limit.on_full,
-            while_waiting=limit.while_waiting,
             **rate_columns(as_rate(limit.rate)),
             **breaker_columns(limit.breaker),
         )

@@ -71,8 +71,7 @@ class Limit:
 
     None: any number, where only `rate` or `breaker` limits. `on_full` says what becomes of jobs while as many run as
     may: they "wait"; "skip" ends them as cancelled; "replace_waiting" so ends all that wait but the newest;
-    "cancel_running" asks those that run to stop. With `while_waiting` a job that sleeps, or waits for a signal, an
-    event or a call, counts as one that runs.
+    "cancel_running" asks those that run to stop.
     """
 
     max_running: int | None
@@ -81,7 +80,6 @@ class Limit:
     on_full: OnFull = "wait"
     rate: Rate | str | float | None = None
     breaker: Breaker | None = None
-    while_waiting: bool = False
 
     def __post_init__(self) -> None:
         if self.max_running is not None:
@@ -93,15 +91,11 @@ class Limit:
             raise InvalidOption("Limit(rate=Rate(by=…)) cannot be used: give by to the Limit, which has one key")
         object.__setattr__(self, "rate", rate)
         check_breaker(self.breaker)
-        if type(self.while_waiting) is not bool:
-            raise InvalidOption(f"Limit(while_waiting={self.while_waiting!r:.100}) cannot be used: give True or False")
         if self.max_running is None:
             if rate is None and self.breaker is None:
                 raise InvalidOption("Limit(None) limits nothing: give max_running, rate or breaker")
             if self.on_full != "wait":
                 raise InvalidOption(f"Limit(on_full={self.on_full!r}) goes with max_running: give both")
-            if self.while_waiting:
-                raise InvalidOption("Limit(while_waiting=True) goes with max_running: give both")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from pgqueue.jobs.limit_rule import LimitRule
-from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
+from pgqueue.queries.base import Query, Statements, fill, nothing
 from pgqueue.queries.jobs.parts import MAY_NOTIFY
 
 # Write the rules that the code of an app declares. A rule gets what is declared if that is new or has changed; else
@@ -25,7 +25,7 @@ with turn as materialized (
     select g.* from turn cross join jsonb_to_recordset(%(rules)s::jsonb) as g(
         name text, kind text, max_running int, rate_count int, rate_seconds float8, rate_burst int, rate_strict boolean,
         scope text, on_full text, on_dead text, breaker_failures int, breaker_seconds float8, breaker_cooldown float8,
-        while_waiting boolean, declared jsonb)
+        declared jsonb)
 ), joined as (
     update {s}.limit_rule r set declared_by = array_append(r.declared_by, %(app)s::text)
     from given g where r.name = g.name and r.declared = g.declared and not %(app)s::text = any(r.declared_by)
@@ -35,17 +35,16 @@ with turn as materialized (
         select from given g where g.name = r.name)
 )
 insert into {s}.limit_rule as r (name, kind, max_running, rate_count, rate_seconds, rate_burst, rate_strict, scope,
-    on_full, on_dead, breaker_failures, breaker_seconds, breaker_cooldown, while_waiting, declared, declared_by)
+    on_full, on_dead, breaker_failures, breaker_seconds, breaker_cooldown, declared, declared_by)
 select g.name, g.kind, g.max_running, g.rate_count, g.rate_seconds, g.rate_burst, g.rate_strict, g.scope, g.on_full,
-       g.on_dead, g.breaker_failures, g.breaker_seconds, g.breaker_cooldown, g.while_waiting, g.declared,
-       array[%(app)s::text]
+       g.on_dead, g.breaker_failures, g.breaker_seconds, g.breaker_cooldown, g.declared, array[%(app)s::text]
 from given g where not exists (select from {s}.limit_rule k where k.name = g.name and k.declared = g.declared)
 order by g.name
 on conflict (name) do update set kind = excluded.kind, max_running = excluded.max_running,
     rate_count = excluded.rate_count, rate_seconds = excluded.rate_seconds, rate_burst = excluded.rate_burst,
     rate_strict = excluded.rate_strict, scope = excluded.scope, on_full = excluded.on_full, on_dead = excluded.on_dead,
     breaker_failures = excluded.breaker_failures, breaker_seconds = excluded.breaker_seconds,
-    breaker_cooldown = excluded.breaker_cooldown, while_waiting = excluded.while_waiting, declared = excluded.declared,
+    breaker_cooldown = excluded.breaker_cooldown, declared = excluded.declared,
     declared_by = array_append(array_remove(r.declared_by, %(app)s::text), %(app)s::text),
     updated_at = clock_timestamp(), updated_by = null
 where r.declared is distinct from excluded.declared"""
@@ -53,8 +52,7 @@ where r.declared is distinct from excluded.declared"""
 _COLUMNS: LiteralString = """l.rule, l.key, l.kind, l.keyed_by, l.max_running, l.running, l.waiting, l.waiting_capped,
        l.rate_count, l.rate_seconds, l.rate_burst, l.rate_strict, l.scope, l.on_full, l.on_dead, l.weight,
        l.breaker_failures, l.breaker_seconds, l.breaker_cooldown, l.closed_until, l.paused_at, l.paused_until,
-       l.paused_by, l.paused_why, l.declared_by, l.in_code, l.updated_at, l.updated_by, l.while_waiting, l.held,
-       l.while_waiting_since"""
+       l.paused_by, l.paused_why, l.declared_by, l.in_code, l.updated_at, l.updated_by"""
 
 # List rules, and those keys of each that matter. The view reads a bounded number of lanes, jobs and keys.
 LIST: LiteralString = fill(
@@ -78,8 +76,7 @@ with given as (
     update {s}.limit_rule r set max_running = g.max_running, rate_count = g.rate_count, rate_seconds = g.rate_seconds,
         rate_burst = g.rate_burst, rate_strict = g.rate_strict, scope = g.scope, on_full = g.on_full,
         breaker_failures = g.breaker_failures, breaker_seconds = g.breaker_seconds,
-        breaker_cooldown = g.breaker_cooldown, while_waiting = g.while_waiting, updated_at = clock_timestamp(),
-        updated_by = %(by)s::text
+        breaker_cooldown = g.breaker_cooldown, updated_at = clock_timestamp(), updated_by = %(by)s::text
     from given g where r.name = %(rule)s::text
     returning r.name
 ), notified as (
@@ -122,7 +119,6 @@ with changed as (
         breaker_failures = (r.declared ->> 'breaker_failures'::text)::int,
         breaker_seconds = (r.declared ->> 'breaker_seconds'::text)::float8,
         breaker_cooldown = (r.declared ->> 'breaker_cooldown'::text)::float8,
-        while_waiting = coalesce((r.declared ->> 'while_waiting'::text)::bool, false),
         updated_at = clock_timestamp(), updated_by = null
     where r.name = %(rule)s::text and r.declared is not null
     returning r.name
@@ -154,19 +150,12 @@ select changed.rule from changed, notified""",
 )
 
 
-# Let places be kept while jobs wait, where a rule asks for it; see the function, in a migration. It locks the table of
-# workers until the transaction ends, where that changes anything: never in a transaction of a caller's.
-KEEP_PLACES: LiteralString = "select {s}.keep_places()"
-
-
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
     """A rule, or with `key` one key of it: its settings, what runs and waits, and what is closed or paused.
 
     `running` and `waiting` of a rule with keys are the sums over the keys that are listed; `waiting` stops at 1,000,
-    and `waiting_capped` says so. `kind` is None where jobs carry a rule that has no row: nothing limits them. `held`:
-    how many of those that count as running wait and keep their places, since the rule says `while_waiting`; at most
-    10,000 of each key. `while_waiting_since`: None as long as a process of an older release lives, and none is kept.
+    and `waiting_capped` says so. `kind` is None where jobs carry a rule that has no row: nothing limits them.
     `declared_by`: the apps whose code declares it. `updated_by`: who has changed it since.
     """
 
@@ -198,9 +187,6 @@ class LimitStatus:
     in_code: bool
     updated_at: datetime | None
     updated_by: str | None
-    while_waiting: bool
-    held: int
-    while_waiting_since: datetime | None
 
 
 class LimitQueries(Statements):
@@ -218,11 +204,6 @@ class LimitQueries(Statements):
     def names(self) -> Query[builtins.list[str]]:
         """List the names of all rules."""
         return Query(self._sql(NAMES), lambda rows: [row[0] for row in rows])
-
-    def keep_places(self) -> Query[str | None]:
-        """Let places be kept, where a rule asks for it; returns the process of an older release that keeps it from
-        that."""
-        return Query(self._sql(KEEP_PLACES), first_value)
 
     def set_rule(self, rule: str, changes: Mapping[str, Any], by: str) -> Query[bool]:
         """Change settings of a rule; False if there is none of that name."""

@@ -7,7 +7,6 @@ from typing import Any, LiteralString, NamedTuple, Protocol, TypeAlias
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.step import NewStep, RecordedStep, can_be_undone
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, packed, sparse
-from pgqueue.queries.sleep import PUT_TO_SLEEP, PUT_TO_SLEEP_METERED
 
 # The jobs of a batch that are still running under the lease given, locked until the commit: nobody takes the lease of
 # one meanwhile. Share locks, for a statement of another step of the same job must not wait for this one; a rescue, a
@@ -115,6 +114,26 @@ cross join lateral (select * from {s}.step where job_id = g.id) as t
 order by t.number""",
     step=STEP,
 )
+
+# Let jobs wait until a time of the database's clock, in the transaction in which RESOLVE has put them back; it holds
+# their rows. `signalled`: a signal came while the job still ran, so it goes on at once; the duty that delivers signals
+# has changed this very row, and whoever locked it last sees what the other one wrote. Without a time: the year 9000.
+# The attempt is given back, and the job does not expire any more. By primary key.
+PUT_TO_SLEEP: LiteralString = r"""
+with given as (
+    select g.* from unnest(
+        (select %(ids)s::bigint[]), (select %(leases)s::bigint[]),
+        (select string_to_array(%(times)s, ',', '')::timestamptz[])
+    ) as g(id, lease, at)
+), sleeper as (
+    update {s}.job_live j
+    set run_at = case when j.signalled then clock_timestamp() else coalesce(g.at, '9000-01-01Z'::timestamptz) end,
+        signalled = null, attempt = 0, expires_at = null
+    from given g
+    where j.id = any(array[g.id]) and j.lease = g.lease and j.state in ('pending', 'blocked')
+    returning j.id, j.run_at::timestamptz <= clock_timestamp() as due
+)
+select id from sleeper where due"""
 
 # Undo the steps of jobs that have ended, and call off what they have called, in the transaction that has ended them;
 # jobs that live on are left. The function has the owner's rights and is planned once.
@@ -289,16 +308,13 @@ class StepQueries(Statements):
         return Query(self._sql(LOAD), _by_job, {"ids": packed(jobs)})
 
     def put_to_sleep(self, jobs: Sequence[tuple[ClaimedJob, datetime | None]]) -> Query[set[int]]:
-        """Let jobs that were put back wait until a time, all of them metered or none; returns those that a signal lets
-        go on at once."""
-        metered = bool(jobs) and jobs[0][0].lane is not None
+        """Let jobs that were put back wait until a time; returns those that a signal lets go on at once."""
         params = {
             "ids": packed(job.id for job, _ in jobs),
             "leases": packed(job.lease for job, _ in jobs),
             "times": sparse(at and at.isoformat() for _, at in jobs),
         }
-        template = PUT_TO_SLEEP_METERED if metered else PUT_TO_SLEEP
-        return Query(self._sql(template), lambda rows: {row[0] for row in rows}, params)
+        return Query(self._sql(PUT_TO_SLEEP), lambda rows: {row[0] for row in rows}, params)
 
     def compensate(self, jobs: Sequence[Leased]) -> Query[int]:
         """Undo the steps of those of these jobs that have ended, by their ids and leases."""

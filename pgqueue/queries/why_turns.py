@@ -15,8 +15,7 @@ MOST_RUNNING = 10_000  # running jobs among which the holders of a bucket are lo
 # Read what the rules say of the buckets of a job: how many jobs of each run and may run, until when it is closed or
 # paused, and in how many seconds its rate admits the next start. The version is looked up from the right end of the
 # primary key; rules and keys are few. Of a full bucket the statement finds some jobs that hold it, among those that run
-# (job_live_running), and among those that have kept their places while they wait (limit_hold_bucket). `wait` by the
-# rate is the claims' own arithmetic, so that both say the same.
+# (job_live_running). `wait` by the rate is the claims' own arithmetic, so that both say the same.
 BUCKETS: LiteralString = fill(
     """
 select b.name, r.name is not null, coalesce(k.max_running, r.max_running), coalesce(u.running, 0),
@@ -32,8 +31,7 @@ select b.name, r.name is not null, coalesce(k.max_running, r.max_running), coale
                  select j.id, j.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets
                  from {s}.job_live j where j.worker_id is not null and u.running > 0
                  order by j.worker_id limit %(most_running)s::int) as held
-             where held.buckets ? b.name limit %(most)s::int),
-       kept.jobs, kept.first
+             where held.buckets ? b.name limit %(most)s::int)
 from unnest(%(buckets)s::text[]) with ordinality as b(name, ord)
 left join lateral (select u.* from {bucket} as u) as u on true
 left join {s}.limit_rule r on r.name = split_part(b.name, '/', 1)
@@ -42,10 +40,6 @@ left join {s}.limit_key k on k.rule = split_part(b.name, '/', 1)
 left join lateral (
     select {burst} as burst, {step} as step where r.rate_count is not null and r.scope = 'fleet'
 ) as rate on true
-cross join lateral (
-    select count(*) as jobs, coalesce((array_agg(h.job_id order by h.job_id))[:%(most)s::int], '{{}}') as first
-    from (select h.job_id from {s}.limit_hold h where h.bucket = b.name limit %(most_running)s::int) as h
-) as kept
 order by b.ord""",
     rule_paused=fill(PAUSED, p="r"),
     key_paused=fill(PAUSED, p="k"),
@@ -53,12 +47,6 @@ order by b.ord""",
     step=STEP,
     bucket=fill(BUCKET, name="b.name"),
 )
-
-# Read the buckets whose places a job has kept while it waits. By the primary keys of jobs and of limit_hold.
-KEPT: LiteralString = """
-select h.bucket from {s}.job_live j cross join lateral (
-    select h.bucket from {s}.limit_hold h where h.job_id = j.id and h.lease = j.lease order by h.bucket limit 100) as h
-where j.id = %(id)s::bigint"""
 
 # Tell how many due jobs of a lane go before a job, up to `most` and one more, and which is the first. By job_live_turn,
 # the part of the lane before the job alone; in two reads of each priority, as AHEAD: before Postgres 18 a comparison of
@@ -110,8 +98,7 @@ class BucketState(NamedTuple):
 
     `rate_count` in `rate_seconds`, one each `step` seconds; `paced`: each worker keeps that rate for itself.
     `next_start_in`: seconds until the rate admits a start. `opened`: a breaker has closed it, and lets one job run at a
-    time until one has ended well. `holders`: some of the jobs that hold it and run; `keepers`: some of the `kept` ones
-    that wait and have kept their places, which count as running.
+    time until one has ended well. `holders`: some of the jobs that hold it.
     """
 
     name: str
@@ -134,8 +121,6 @@ class BucketState(NamedTuple):
     key_paused_by: str | None
     key_paused_why: str | None
     holders: list[int]
-    kept: int
-    keepers: list[int]
 
     @property
     def rule(self) -> str:
@@ -159,10 +144,6 @@ class TurnWhyQueries(Statements):
         """Read buckets by their names."""
         params = {"buckets": list(names), "most": MOST_HOLDERS, "most_running": MOST_RUNNING}
         return Query(self._sql(BUCKETS), lambda rows: [BucketState(*row) for row in rows], params)
-
-    def kept(self, job: int) -> Query[list[str]]:
-        """Read the buckets whose places a job has kept while it waits."""
-        return Query(self._sql(KEPT), lambda rows: [row[0] for row in rows], {"id": job})
 
     def place(self, job: Job, lane: int, most: int = MOST_BEFORE) -> Query[TurnPlace]:
         """Tell where a metered job stands in its lane: jobs before it up to `most` and one more."""

@@ -92,7 +92,6 @@ _CANCEL: _Grants = {
     "waiter": "select",
     "call": "select, update (ended, seen)",
     "function compensate": "execute",
-    "function give_back": "execute",
 }
 _WAIT: _Grants = {
     "job": "select",
@@ -157,12 +156,10 @@ _COUNT: _Grants = {
     "limit_bucket": "select, insert, delete",
     "limit_use": "select, insert, update, delete",
     "limit_freed": "select, insert, update, delete",
-    "limit_hold": "select, insert, update, delete",
-    "function keep_places": "execute",
 }
 # What `why` reads beside jobs.
 _WHY: _Grants = dict.fromkeys(
-    ("queue", "worker", "limit_rule", "limit_key", "limit_use", "limit_freed", "limit_hold", "step", "call"), "select"
+    ("queue", "worker", "limit_rule", "limit_key", "limit_use", "limit_freed", "step", "call"), "select"
 )
 # A signal or an event is a row that its sender inserts.
 _SIGNAL: _Grants = {
@@ -261,8 +258,6 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "limit_bucket": "select, insert, delete",
             "limit_use": "select, insert, update, delete",
             "limit_freed": "select, insert, update, delete",
-            "limit_hold": "select",
-            "function keep_places": "execute",
             "limits": "select",
             "idempotency_key": "select, insert, update, delete",
             "named_lock": "select, delete",

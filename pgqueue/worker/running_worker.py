@@ -130,8 +130,6 @@ class RunningWorker:
         while rules and not stopping.is_set():
             try:
                 await self._links["chores"].run(app.queries.limits.declare(app.name, rules))
-                if any(rule.while_waiting for rule in rules):
-                    await self._links["chores"].run(app.queries.limits.keep_places())
             except (*BROKEN, *TIMED_OUT, DatabaseUnreachable) as error:
                 log.warning("the limits of the code are not written yet: %s", brief(error))
                 with suppress(TimeoutError):

@@ -166,10 +166,7 @@ def test_only_functions_that_take_nothing_or_check_it_run_with_the_owners_rights
         "select proname, proconfig @> '{\"search_path=pg_catalog, pg_temp\"}' from pg_proc"
         " where pronamespace = 'pgqueue'::regnamespace and prosecdef order by 1"
     ).fetchall()
-    named = [
-        "change_flow", "compensate", "drop_partition", "empty_partition", "give_back", "keep_places", "maintain",
-        "undo_ended", "undo_next",
-    ]  # fmt: skip
+    named = ["change_flow", "compensate", "drop_partition", "empty_partition", "maintain", "undo_ended", "undo_next"]
     assert definers == [(name, True) for name in named]
 
 

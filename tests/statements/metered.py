@@ -32,7 +32,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.enqueue_one_keyed metered": lambda q: q.jobs.enqueue_one_keyed(KEYED),
     "limits.declare": lambda q: q.limits.declare("shop:app", RULES),
     "limits.list": lambda q: q.limits.list("t"),
-    "limits.keep_places": lambda q: q.limits.keep_places(),
     "limits.names": lambda q: q.limits.names(),
     "limits.set_rule": lambda q: q.limits.set_rule("t", {"max_running": 3, "rate_count": 5, "rate_seconds": 1.5}, "me"),
     "limits.set_key": lambda q: q.limits.set_key("t", "acme", {"weight": 3.0}, "me"),

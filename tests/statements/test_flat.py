@@ -28,7 +28,6 @@ from pgqueue.queries.retention import Sweep
 from pgqueue.queries.steps import Swept
 from pgqueue.queries.turns.claim import Line
 from pgqueue.queries.turns.full import FullLane
-from pgqueue.queries.turns.kept import KeptPlace
 from pgqueue.queries.workflows.gone import CallPlace, Place
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
@@ -54,7 +53,6 @@ BATCH = [(claimed(i, 1), PLAIN_SUCCESS if i % 2 else Resolution("retry", "error"
 TIED = [(claimed(-1_000_000 - i, 1, ties=3), ends) for i, (_, ends) in enumerate(BATCH[:20], 1)]  # five children each
 COUNTED = [(claimed(-1_000_100 - i, 1, ties=2), PLAIN_SUCCESS) for i in range(1, 21)]
 LINES = [Line(lane, 0, f'["r/{lane}"]', 5) for lane in range(10)]
-KEPT_LINES = [line._replace(kept=line.buckets) for line in LINES]
 SHARES = [Line(lane, 0, "[]", 2) for lane in range(10, 20)]
 KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
 ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
@@ -99,8 +97,6 @@ DUTIES: dict[str, Query[Any]] = {
     "turns.claim shares": QUERIES.turns.claim(WORKER, "q0", SHARES, room=20, slots=20),
     "turns.claim lane": QUERIES.turns.claim(WORKER, "q0", LINES[1:2], room=20, slots=20),
     "turns.claim first": QUERIES.turns.claim(WORKER, "q0", [Line(-1, 0, '["r/1"]', 5)], room=20, slots=20),
-    "turns.claim kept": QUERIES.turns.claim(WORKER, "q0", KEPT_LINES, room=20, slots=20),
-    "turns.give_up": QUERIES.turns.give_up(KeptPlace(), 100),
     "turns.look": QUERIES.turns.look([(queue, -(2**63)) for queue in ROOMS], 100),
     "turns.tell_of_room": QUERIES.turns.tell_of_room(WORKER, list(ROOMS)),
     "turns.make_buckets": QUERIES.turns.make_buckets(["r/1", "r/new"]),
@@ -108,7 +104,6 @@ DUTIES: dict[str, Query[Any]] = {
     "turns.find_drift": QUERIES.turns.find_drift(100),
     "turns.cancel_behind": QUERIES.turns.cancel_behind(FullLane("q0", 0, 0, "r/0", "skip"), 50),
     "turns.cancel_holders": QUERIES.turns.cancel_holders(FullLane("q0", 0, 0, "r/0", "cancel_running")),
-    "turns.keepers": QUERIES.turns.keepers(FullLane("q0", 0, 0, "s", "cancel_running")),
     "turns.lock_bucket": QUERIES.turns.lock_bucket("r/1"),
     "turns.reconcile": QUERIES.turns.reconcile("r/1"),
     "jobs.lock_unlocked": QUERIES.jobs.lock_unlocked([1, 2]),
@@ -121,7 +116,6 @@ DUTIES: dict[str, Query[Any]] = {
     "steps.record marked": QUERIES.steps.record([(claimed(i, 1, attempt=2), NewStep("n", "value")) for i in range(40)]),
     "steps.load": QUERIES.steps.load(list(range(1, 41))),
     "steps.put_to_sleep": QUERIES.steps.put_to_sleep([(job, NOW) for job, _ in BATCH]),
-    "steps.put_to_sleep metered": QUERIES.steps.put_to_sleep([(claimed(i, 1, lane=1), NOW) for i in range(40)]),
     "steps.compensate": QUERIES.steps.compensate([job for job, _ in BATCH]),
     "steps.undo_ended": QUERIES.steps.undo_ended([1, 2, 5000]),
     "calls.collect": QUERIES.calls.collect([(job, "called") for job, _ in BATCH[:20]]),
@@ -226,7 +220,6 @@ OTHERS: dict[str, Query[Any]] = {
     "why.skipped_for": QUERIES.why.skipped_for(-2_000_001, -2_000_000),
     "jobs.rule_of_queue": QUERIES.jobs.rule_of_queue("default"),
     "why.buckets": QUERIES.why.buckets(["r", "r/k"]),
-    "why.kept": QUERIES.why.kept(1),
     "why.place": QUERIES.why.place(A_JOB, 5, 50),
     "why.runs_at": QUERIES.why.runs_at(5000, WORKER),
     "jobs.count": QUERIES.jobs.count(50),
@@ -306,7 +299,6 @@ EXEMPT = {
         [f"limits.{verb}" for verb in ("declare", "names", "set_rule", "set_key", "reset_rule", "reset_key")],
         "a table with a row for each rule, and one for each exception",
     ),
-    "limits.keep_places": "reads the rules, of which there are few",
     "limits.list": "asked by hand: a bounded number of lanes, jobs and keys",
     "pauses.set_aside": "walks as a full scan of claims does, only while a task is paused, a twentieth of the time",
     "activity.record": "inserts what it was given, a row a task, queue and outcome",
@@ -508,7 +500,6 @@ insert into pgqueue.limit_use (name, version, rule, taken)
 select 'r/' || i, 5, 'r', case i when 0 then 5 else 2 end from generate_series(0, 9) as i;
 insert into pgqueue.limit_freed (name, version, rule, freed)
 select 'r/' || i, 5, 'r', 2 from generate_series(0, 9) as i;
-insert into pgqueue.limit_hold (job_id, bucket, lease) select i, 's', 1 from generate_series(1, {size}) as i;
 insert into pgqueue.job_live (task, queue, state, waits_for, lane, headers, run_at)
 select 't', 'q0', 'blocked', 'turn', lane,
        jsonb_build_object('$flow', jsonb_build_object('lane', lane, 'buckets', jsonb_build_array('r/' || lane))),

@@ -38,7 +38,6 @@ from pgqueue.queries.steps import Swept
 from pgqueue.queries.ties import TieKeys
 from pgqueue.queries.turns.claim import Line
 from pgqueue.queries.turns.full import FullLane
-from pgqueue.queries.turns.kept import KeptPlace
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
 from pgqueue.schedules.plan import Every
@@ -71,7 +70,6 @@ METERED_OUTCOMES = [
 ]
 FULL_LANE = FullLane("default", 5, 0, "r/a", "skip")
 LINES = [Line(5, 0, '["r/a"]', 2), Line(-6, 3, '["o/a"]', 1, TICK, 7)]
-KEPT_LINE = Line(5, 0, '["r/a", "s"]', 2, kept='["s"]')
 SHARES = [Line(5, 0, "[]", 1), Line(6, 0, "[]", 2, TICK, 7)]
 COUNTS = [(("t", "q", "retry"), Count(2, 0.5, 0.1, [0, 1, 0, 1], [2])), (("u", "q", "expire"), Count(1))]
 COMMON: dict[str, Any] = {
@@ -145,8 +143,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "turns.claim shares": lambda q: q.turns.claim(WORKER, "default", SHARES, room=3, slots=2),
     "turns.claim lane": lambda q: q.turns.claim(WORKER, "default", LINES[:1], room=3, slots=2),
     "turns.claim first": lambda q: q.turns.claim(WORKER, "default", LINES[1:], room=3, slots=2),
-    "turns.claim kept": lambda q: q.turns.claim(WORKER, "default", [KEPT_LINE], room=3, slots=2),
-    "turns.give_up": lambda q: q.turns.give_up(KeptPlace(3, "r"), 10),
     "turns.look": lambda q: q.turns.look([("default", -5), ("bulk", 5)], 10),
     "turns.tell_of_room": lambda q: q.turns.tell_of_room(WORKER, ["default", "bulk"]),
     "turns.make_buckets": lambda q: q.turns.make_buckets(["r/a", "r"]),
@@ -154,7 +150,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "turns.find_drift": lambda q: q.turns.find_drift(10),
     "turns.cancel_behind": lambda q: q.turns.cancel_behind(FULL_LANE, 10),
     "turns.cancel_holders": lambda q: q.turns.cancel_holders(FULL_LANE),
-    "turns.keepers": lambda q: q.turns.keepers(FULL_LANE),
     "turns.lock_bucket": lambda q: q.turns.lock_bucket("r/a"),
     "turns.reconcile": lambda q: q.turns.reconcile("r/a"),
     "jobs.lock_unlocked": lambda q: q.jobs.lock_unlocked([1, 2]),
@@ -172,7 +167,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "activity.due_turns": lambda q: q.activity.due_turns(10),
     "jobs.rule_of_queue": lambda q: q.jobs.rule_of_queue("default"),
     "why.buckets": lambda q: q.why.buckets(["r", "r/k"]),
-    "why.kept": lambda q: q.why.kept(1),
     "why.place": lambda q: q.why.place(A_JOB, -5),
     "why.runs_at": lambda q: q.why.runs_at(1, WORKER),
     "jobs.cancel_requests": lambda q: q.jobs.cancel_requests(WORKER, [1, 2]),
@@ -372,7 +366,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "steps.record marked": lambda q: q.steps.record([(claimed(3, 1, attempt=2), WAIT)]),
     "steps.load": lambda q: q.steps.load([3, 4]),
     "steps.put_to_sleep": lambda q: q.steps.put_to_sleep([(claimed(3, 1), TICK), (claimed(4, 1), None)]),
-    "steps.put_to_sleep metered": lambda q: q.steps.put_to_sleep([(claimed(3, 1, lane=5), None)]),
     "steps.compensate": lambda q: q.steps.compensate([claimed(3, 1)]),
     "steps.compensate_running": lambda q: q.steps.compensate_running(claimed(3, 1), STEP),
     "steps.undo_ended": lambda q: q.steps.undo_ended([3]),

@@ -7,7 +7,6 @@ from uuid import UUID
 from pgqueue.queries.base import Query, Statements, fill, packed
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY
 from pgqueue.queries.jobs.ties import EDGES, NOTIFY_KEEPERS
-from pgqueue.queries.jobs.turns import AFTER_TOLD, GIVEN_BACK, METERED
 
 # The payload with which CANCEL notifies workers on the schema's channel. No queue can have this name.
 CANCEL_PAYLOAD = "!cancel"
@@ -18,8 +17,7 @@ CANCEL_PAYLOAD = "!cancel"
 # The rows are locked first, with the children of jobs of workflows, in the order of ids, as HOLD does. That waits for a
 # claim in flight (one statement), so the job is seen either waiting or running and cannot slip through. The rest goes
 # by the state that the lock has found: this statement's own snapshot may be older, and `j.state` would be compared with
-# that. By primary key. The places that a job has kept while it waited are given back, last. Returns the state that each
-# job had, and nothing for one that has ended or never was.
+# that. By primary key. Returns the state that each job had, and nothing for one that has ended or never was.
 CANCEL: LiteralString = fill(
     """
 with asked as (
@@ -41,13 +39,12 @@ with asked as (
     where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
-), {notify_keepers}, {compensated}, {given_back}
+), {notify_keepers}, {compensated}
 select found.id, found.state, found.task, found.queue
-from found, workers_notified, waiters_notified, keepers_notified, compensated, given_back""",
+from found, workers_notified, waiters_notified, keepers_notified, compensated""",
     edges=fill(EDGES, own="tied_ones"),
     compensated=COMPENSATED,
     cancel_waiting=CANCEL_WAITING,
-    given_back=fill(GIVEN_BACK, moved="ended", metered=METERED, after=AFTER_TOLD),
     notify_keepers=NOTIFY_KEEPERS,
     may_notify=MAY_NOTIFY,
 )

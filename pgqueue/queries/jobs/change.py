@@ -10,7 +10,6 @@ from pgqueue.queries.chosen import Candidate
 from pgqueue.queries.jobs.metered_parts import LANE, TURNED
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 from pgqueue.queries.jobs.ties import ALONE, BESIDE
-from pgqueue.queries.jobs.turns import GIVEN_BACK
 
 # Make jobs due that wait for a later time. The rows are locked first: that waits for a claim in flight (one statement),
 # and where the claim has won, the condition on the newest row leaves the job alone: it runs by now. The plain form, an
@@ -101,8 +100,7 @@ select task::text, args::text, headers::text from {s}.job_finished where id = %(
 # queue hears of those that are due. By primary key. Returns the ids that it changed. Where the flow of a job changes,
 # what it carries and where it stands change together: a job that no rule concerns any more is pending, unless it waits
 # for something else, such as other jobs, and the other way round. A parked job that a rule concerns now waits for its
-# turn: ADOPT takes no buckets. The places that a job has kept while it waited are given back, for they may be others by
-# now: it goes on when its turn comes.
+# turn: ADOPT takes no buckets.
 EDIT_WAITING: LiteralString = fill(
     r"""
 with given as materialized (
@@ -137,11 +135,10 @@ with given as materialized (
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason, error)
     select id, was, state, attempt, lease, %(reason)s::text, previous from edited
-), {notify_workers}, {given_back}
-select edited.id from edited, workers_notified, given_back""",
+), {notify_workers}
+select edited.id from edited, workers_notified""",
     lane=fill(LANE, headers="old.headers"),
     turned=fill(TURNED, flow="given.flow", headers="j.headers::jsonb"),
-    given_back=fill(GIVEN_BACK, moved="edited", metered="", after=""),
     notify_workers=fill(NOTIFY_WORKERS, jobs="edited"),
 )
 

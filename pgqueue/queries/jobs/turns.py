@@ -153,30 +153,6 @@ FREE_BUCKETS: LiteralString = """alike as (
     from judged h where f.name = any(array[h.name]) and f.version >= h.version
 )"""
 
-# Whether places may be kept: no process lives, or can start, that takes them for places that were never given back.
-PLACES_KEPT: LiteralString = "(select true from {s}.compat c where c.revision = 'while_waiting')"
-
-# The places that `{job}` keeps while it waits: a JSON array of its buckets, in the order of their names; null for none.
-# By the primary key of limit_hold. One that was kept under another lease is a leftover. Where no place may be kept,
-# which a statement asks once, nothing is probed.
-HELD_BY: LiteralString = fill(
-    """case when {places_kept} then (
-        select jsonb_agg(h.bucket order by h.bucket) from {s}.limit_hold h
-        where h.job_id = {job}.id and h.lease = {job}.lease) end""",
-    places_kept=PLACES_KEPT,
-)
-
-# Give back what jobs have kept while they waited that end, or go to another place, in the statement that moves them:
-# see the function, which has the owner's rights. Reads `{moved}`: id, lease, and of `{metered}` the lane. Few have
-# waited with places; a job that has never run keeps none. The statement must select from it, or Postgres leaves it out,
-# and it comes `{after}` what is locked before buckets everywhere.
-GIVEN_BACK: LiteralString = """given_back as (
-    select coalesce((select {s}.give_back(array_agg(m.id), array_agg(m.lease)) from {moved} m
-                     where m.lease > 0{metered}{after} having count(*) > 0), 0::bigint) as places
-)"""
-
-METERED: LiteralString = " and m.lane is not null"
-
 # The condition by which the locks of gates and workflows come first, in statements that have them.
 AFTER_TOLD: LiteralString = " and (select count(*) from workflows_told) >= 0"
 

@@ -44,20 +44,16 @@ with idle as materialized (
 )
 select count(*) from gone"""
 
-# Compare each counter with what runs and with the places that are kept, without a lock: what differs is a suspicion. A
-# statement of the same moment sees both sides of each claim and each end, since they change both in one transaction.
-# Reads the running rows by job_live_running, and the counters and kept places whole: three times a minute.
+# Compare each counter with what runs, without a lock: what differs is a suspicion. A statement of the same moment sees
+# both sides of each claim and each end, since they change both in one transaction. Reads the running rows by
+# job_live_running, and the counters whole: once a minute.
 FIND_DRIFT: LiteralString = """
 with actual as (
-    select held.name, sum(held.jobs)::int as running from (
-        select h.bucket as name, count(*) as jobs from {s}.limit_hold h group by h.bucket
-        union all
-        select b.name, count(*)
-        from (select j.headers::jsonb as headers from {s}.job_live j
-              where j.worker_id is not null and j.lane is not null) as j
-        cross join lateral jsonb_array_elements_text(j.headers -> '$flow'::text -> 'buckets'::text) as b(name)
-        group by b.name) as held
-    group by held.name
+    select b.name, count(*)::int as running
+    from (select j.headers::jsonb as headers from {s}.job_live j
+          where j.worker_id is not null and j.lane is not null) as j
+    cross join lateral jsonb_array_elements_text(j.headers -> '$flow'::text -> 'buckets'::text) as b(name)
+    group by b.name
 )
 select u.name from {s}.limit_use u join {s}.limit_freed f on f.name = u.name left join actual a on a.name = u.name
 where u.taken - f.freed <> coalesce(a.running, 0) order by u.name collate "C" limit %(at_most)s::int"""
@@ -79,19 +75,14 @@ cross join lateral (
     select u.version from {s}.limit_use u
     where u.name = any(array[f.name]) and u.version >= s.version for update) as u"""
 
-# Count what runs in a bucket that is locked, and what waits and keeps its place, and write it down where the counters
-# say something else. A place counts that is kept under the lease of a job that waits. Both only grow:
+# Count what runs in a bucket that is locked, and write it down where the counters say something else. Both only grow:
 # too few running is a place more taken, too many one more given back. If one of them went back, a claim that has read
 # the older row would find room that there is not.
 RECONCILE: LiteralString = """
 with actual as materialized (
-    select (select count(*) from {s}.job_live j
-            where j.worker_id is not null and j.lane is not null
-            and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(name)s::text))
-        + (select count(*) from {s}.limit_hold h cross join lateral (
-               select from {s}.job_live j
-               where j.id = h.job_id and j.lease = h.lease and j.state = 'blocked' limit 1) as j
-           where h.bucket = %(name)s::text) as running
+    select count(*) as running from {s}.job_live j
+    where j.worker_id is not null and j.lane is not null
+    and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(name)s::text)
 ), old as materialized (
     select u.version, u.taken - f.freed as running, f.version as freed_version
     from (select u.* from {s}.limit_use u where u.name = %(name)s::text order by u.version desc limit 1) as u

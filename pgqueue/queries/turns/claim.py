@@ -10,18 +10,92 @@ from uuid import UUID
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed
 from pgqueue.queries.jobs.claim import CLAIMED, MOVED, claimed_jobs
-from pgqueue.queries.jobs.metered_parts import LANE
-from pgqueue.queries.jobs.parts import NOT_PAUSED
-from pgqueue.queries.jobs.turns import PAUSED, TURN_AT, WAITS
-from pgqueue.queries.turns.claim_parts import (
-    ALONG,
-    BUCKETS,
-    FIRST,
-    KEEPS_NOTHING,
-    KEEPS_THESE,
-    MAY_CLAIM,
-    SKIPPING,
-    WAITING,
+from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
+from pgqueue.queries.jobs.turns import ROOM, RULES, TURN_AT, WAITS
+
+# Lock the counters of the buckets in `part`, in the order of their names, and tell what each has room for. `instant` is
+# the time by which rates are judged, read when all locks are held. What jobs have given back is read as the snapshot of
+# this statement has it, without a lock: of a bucket that has changed since, it takes more jobs for running than do.
+_BUCKETS: LiteralString = fill(
+    """seen as materialized (
+    select b.name, b.shared, u.version from (select name, count(*) > 1 as shared from part group by name) as b
+    cross join lateral (
+        select u.version from {s}.limit_use u where u.name = b.name order by u.version desc limit 1) as u
+    order by b.name collate "C"
+), held as materialized (
+    {held}
+), instant as materialized (
+    select clock_timestamp() as at from (select count(*) from held) as all_of_them
+), bucket as materialized (
+    select u.name, u.seen,{room}
+    from instant cross join (
+        select h.*, greatest(least(h.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
+        from held h cross join lateral (
+            select f.* from {s}.limit_freed f where f.name = h.name order by f.version desc limit 1) as f) as u
+        {rules}
+), free as materialized (
+    select b.name, b.seen, b.step, least(b.room, greatest((select %(slots)s::int),
+        case when b.step is null and b.room > 1 then b.room - b.room / 2 end)) as room
+    from bucket b
+)""",
+    room=fill(ROOM, moment="instant.at"),
+    rules=RULES,
+)
+_WAITING: LiteralString = """select s.version as seen, u.* from seen s
+    cross join lateral (
+        select * from {s}.limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update) as u"""
+# Where many lanes are claimed from, a bucket that is one lane's alone and that somebody has locked just now is left for
+# the next claim: with a thousand buckets, the claims of several workers would wait for each other all the time.
+_SKIPPING: LiteralString = fill(
+    """{waiting}
+    where s.shared or (select count(*) <= 32 from line)
+    union all
+    {skipping}
+    where not s.shared and (select count(*) > 32 from line)""",
+    waiting=_WAITING,
+    skipping=_WAITING.replace("for update) as u", "for update skip locked) as u"),
+)
+# The jobs of each lane that is `open`, as many as it has room for, locked; and of a lane in order its first job only.
+_ALONG: LiteralString = fill(
+    """select o.ord, o.priority, c.id, c.at from open o
+    cross join lateral (
+        select j.id, {turn_at} as at from {s}.job_live j
+        where {waits} and j.queue::text = (select %(queue)s::text) and j.lane::bigint = o.lane
+        and j.priority::smallint = o.priority and ({turn_at}, j.id) > (o.run_at, o.id) and {turn_at} <= now()
+        and (j.expires_at is null or j.expires_at > now() or j.attempt > 0) and {not_paused}
+        and j.headers::jsonb -> '$flow'::text -> 'buckets'::text = o.buckets
+        order by {turn_at}, j.id limit o.room for update skip locked
+    ) as c
+    where o.lane >= 0 and o.room > 0""",
+    waits=WAITS,
+    turn_at=TURN_AT,
+    not_paused=NOT_PAUSED,
+)
+_FIRST: LiteralString = fill(
+    """select o.ord, o.priority, c.id, c.at from open o
+    cross join lateral (
+        select j.id from {s}.job_live j
+        where {waits} and j.queue::text = (select %(queue)s::text) and j.lane::bigint = o.lane
+        and j.priority::smallint = o.priority
+        order by {turn_at}, j.id limit 1
+    ) as head
+    cross join lateral (
+        select j.id, j.run_at::timestamptz as at from {s}.job_live j
+        where j.id = head.id and j.state = 'blocked' and j.waits_for = 'turn' and j.run_at::timestamptz <= now()
+        and (j.expires_at is null or j.expires_at > now() or j.attempt > 0) and {not_paused}
+        and j.headers::jsonb -> '$flow'::text -> 'buckets'::text = o.buckets
+        limit 1 for update skip locked
+    ) as c
+    where o.lane < 0 and o.room > 0""",
+    waits=WAITS,
+    turn_at=TURN_AT,
+    not_paused=NOT_PAUSED,
+)
+# Whether jobs of the queue may be claimed by this worker.
+_MAY_CLAIM: LiteralString = fill(
+    """not exists (select from {s}.queue q where q.name = (select %(queue)s::text) and {paused})
+    and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)""",
+    paused=PAUSED,
 )
 
 # Claim up to `room` metered jobs of one queue from lanes that the worker knows, in its order, of each at most so many.
@@ -45,30 +119,29 @@ from pgqueue.queries.turns.claim_parts import (
 # shows the next one as the first, but does not show the place of the order given back.
 # Each lane is read in the order of job_live_turn. The version of a bucket is looked up from the right end of its
 # primary key, and the update begins at that version (parts.py says why).
-_CLAIM_TURNS: LiteralString = fill(
+CLAIM_TURNS: LiteralString = fill(
     r"""
 with line as materialized (
-    select l.ord, l.lane, l.priority, l.buckets::jsonb as buckets, l.most, l.run_at, l.id{keeps}
+    select l.ord, l.lane, l.priority, l.buckets::jsonb as buckets, l.most, l.run_at, l.id
     from unnest((select %(lanes)s::bigint[]), (select %(priorities)s::smallint[]),
                 (select string_to_array(%(buckets)s, E'\n')), (select %(mosts)s::int[]),
-                (select %(run_ats)s::timestamptz[]), (select %(ids)s::bigint[]){kept})
-         with ordinality as l(lane, priority, buckets, most, run_at, id{kept_as}, ord)
+                (select %(run_ats)s::timestamptz[]), (select %(ids)s::bigint[]))
+         with ordinality as l(lane, priority, buckets, most, run_at, id, ord)
     where {may_claim}
 ), part as materialized (
-    select l.ord, b.name from line l cross join lateral jsonb_array_elements_text(l.buckets) as b(name){wanted}
+    select l.ord, b.name from line l cross join lateral jsonb_array_elements_text(l.buckets) as b(name)
 ), {buckets}, room as (
     select p.ord, min(case when f.name is null then 0 else f.room end) as room
     from part p left join free f on f.name = p.name group by p.ord
 ), open as materialized (
     select l.*, least(r.room, l.most) as room
-    from line l left join room r on r.ord = l.ord{that_may}
+    from line l left join room r on r.ord = l.ord
 ), candidate as materialized (
     {along}
     union all
     {first}
-){sure}, numbered as (
-    select c.ord, c.priority, c.id, row_number() over (partition by c.ord order by c.at, c.id) as n
-    from {candidates} c
+), numbered as (
+    select c.ord, c.priority, c.id, row_number() over (partition by c.ord order by c.at, c.id) as n from candidate c
 ), parted as (
     select n.ord, n.priority, n.id, n.n, f.room,
            row_number() over (partition by p.name order by n.priority desc, n.n, n.ord) as place
@@ -87,74 +160,13 @@ with line as materialized (
             + make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
     from taken t where u.name = any(array[t.name]) and u.version >= t.seen
 ), {moved}
-select {claimed}""",
-    may_claim=MAY_CLAIM,
-    buckets=fill(BUCKETS, held=SKIPPING),
-)
-CLAIM_TURNS: LiteralString = fill(
-    _CLAIM_TURNS,
-    keeps="",
-    kept="",
-    kept_as="",
-    wanted="",
-    that_may="",
-    along=fill(ALONG, held=""),
-    first=fill(FIRST, held=KEEPS_NOTHING),
-    sure="",
-    candidates="candidate",
+select {claimed} from moved""",
+    may_claim=_MAY_CLAIM,
+    buckets=fill(_BUCKETS, held=_SKIPPING),
+    along=_ALONG,
+    first=_FIRST,
     moved=MOVED,
-    claimed=fill("{claimed} from moved", claimed=CLAIMED),
-)
-
-# The jobs of CLAIM_KEPT go back to the lane that their flow says, and are returned with that from which they came.
-_MOVED_BACK: LiteralString = fill(
-    """{moved}, let_go as (
-    delete from {s}.limit_hold h where h.job_id = any(array(select id from moved))
-)""",
-    moved=MOVED.replace("set state = 'running',", "set state = 'running', lane = {home},"),
-).replace("{home}", fill(LANE, headers="j.headers::jsonb"))
-_CLAIMED_APART: LiteralString = fill(
-    """{claimed} from moved
-join (select p.id as picked, l.lane as of_lane from picked p join line l on l.ord = p.ord) as k
-    on k.picked = moved.id""",
-    claimed=CLAIMED.replace(", lane, ties", ", of_lane, ties"),
-)
-
-# Claim jobs that have kept places while they waited: what CLAIM_TURNS does, with the same promises, from lanes of such
-# jobs. They take only what they have not kept, whatever the limits of the others say by now; but a pause or a closed
-# bucket holds them back as well. They go on with all their buckets, in the lane from which they came.
-# `sure` locks the kept places, so that one that was given back since the snapshot counts no more; who gives back has
-# locked the job first, as here. The naive form believes the snapshot, and the job takes along a place that another one
-# has by now. By the primary key of limit_hold, a probe for each job.
-CLAIM_KEPT: LiteralString = fill(
-    _CLAIM_TURNS,
-    keeps=", l.kept::jsonb as kept",
-    kept=r", (select string_to_array(%(kepts)s, E'\n'))",
-    kept_as=", kept",
-    wanted="\n    where (l.kept ? b.name) is not true",
-    that_may="""
-    where not exists (
-        select from jsonb_array_elements_text(l.kept) as b(name)
-        left join {s}.limit_rule r on r.name = split_part(b.name, '/', 1)
-        left join {s}.limit_key k on k.rule = split_part(b.name, '/', 1)
-            and k.key = substr(b.name, char_length(split_part(b.name, '/', 1)) + 2)
-        left join lateral (
-            select f.closed_until from {s}.limit_freed f where f.name = b.name order by f.version desc limit 1
-        ) as f on true
-        where {rule_paused} or {key_paused} or f.closed_until > now())""",
-    along=fill(ALONG, held=KEEPS_THESE),
-    first=fill(FIRST, held=KEEPS_THESE),
-    sure=""", sure as materialized (
-    select c.* from candidate c join line l on l.ord = c.ord
-    where l.kept = (
-        select jsonb_agg(h.bucket order by h.bucket) from (
-            select h.bucket from {s}.limit_hold h where h.job_id = c.id for update skip locked) as h)
-)""",
-    candidates="sure",
-    moved=_MOVED_BACK,
-    claimed=_CLAIMED_APART,
-    rule_paused=fill(PAUSED, p="r"),
-    key_paused=fill(PAUSED, p="k"),
+    claimed=CLAIMED,
 )
 
 # Claim from lanes of one priority whose jobs have no bucket, since they only share fairly: what CLAIM_TURNS does, with
@@ -182,7 +194,7 @@ with line as materialized (
     limit (select %(room)s::int)
 ), {moved}
 select {claimed} from moved""",
-    may_claim=MAY_CLAIM,
+    may_claim=_MAY_CLAIM,
     waits=WAITS,
     turn_at=TURN_AT,
     not_paused=NOT_PAUSED,
@@ -219,13 +231,13 @@ with line as materialized (
     where u.name = any(array[t.name]) and u.version >= t.seen
 ), {moved}
 select {claimed} from moved""",
-    may_claim=MAY_CLAIM,
-    buckets=fill(BUCKETS, held=WAITING),
+    may_claim=_MAY_CLAIM,
+    buckets=fill(_BUCKETS, held=_WAITING),
     moved=MOVED,
     claimed=CLAIMED,
 )
-CLAIM_LANE: LiteralString = fill(_CLAIM_LANE, candidates=fill(ALONG, held=""))
-CLAIM_FIRST: LiteralString = fill(_CLAIM_LANE, candidates=fill(FIRST, held=KEEPS_NOTHING))
+CLAIM_LANE: LiteralString = fill(_CLAIM_LANE, candidates=_ALONG)
+CLAIM_FIRST: LiteralString = fill(_CLAIM_LANE, candidates=_FIRST)
 
 
 LaneKey: TypeAlias = tuple[int | None, int]  # the number and the priority of a lane
@@ -236,7 +248,7 @@ _TURN = itemgetter(0, 1, 2)
 
 class Line(NamedTuple):
     """A lane of metered jobs from which to claim at most so many: its number and priority, its buckets as JSON text,
-    and the place after which to begin. `kept`: those of its buckets that its jobs have kept while they waited."""
+    and the place after which to begin."""
 
     lane: int
     priority: int
@@ -244,7 +256,6 @@ class Line(NamedTuple):
     most: int
     run_at: datetime | None = None
     id: int = 0
-    kept: str | None = None
 
 
 class ClaimedTurns(NamedTuple):
@@ -258,10 +269,7 @@ class TurnClaimQueries(Statements):
     """Claiming metered jobs."""
 
     def claim(self, worker: UUID, queue: str, lanes: Sequence[Line], *, room: int, slots: int) -> Query[ClaimedTurns]:
-        """Claim up to `room` due jobs from these lanes of a queue, of which `slots` would begin at once.
-
-        The jobs of all of these lanes have kept places while they waited, or those of none.
-        """
+        """Claim up to `room` due jobs from these lanes of a queue, of which `slots` would begin at once."""
 
         def read(rows: Sequence[Row]) -> ClaimedTurns:
             found = by_lane(claimed_jobs(rows, worker))
@@ -269,9 +277,9 @@ class TurnClaimQueries(Statements):
 
         params: dict[str, Any] = {"worker": worker, "queue": queue, "room": room, "slots": slots}
         starts = [line.run_at.astimezone(UTC).isoformat() if line.run_at else "-infinity" for line in lanes]
-        if len(lanes) == 1 and lanes[0].kept is None:
+        if len(lanes) == 1:
             lane = lanes[0]
-            params |= {name: value for name, value in lane._asdict().items() if name != "kept"} | {"run_at": starts[0]}
+            params |= lane._asdict() | {"run_at": starts[0]}
             return Query(self._sql(CLAIM_LANE if lane.lane >= 0 else CLAIM_FIRST), read, params)
         params |= {
             "lanes": packed([line.lane for line in lanes]), "mosts": packed([line.most for line in lanes]),
@@ -284,9 +292,6 @@ class TurnClaimQueries(Statements):
             "priorities": packed([line.priority for line in lanes]),
             "buckets": lines([line.buckets for line in lanes]),
         }
-        if lanes[0].kept is not None:
-            params["kepts"] = lines([line.kept for line in lanes])
-            return Query(self._sql(CLAIM_KEPT), read, params)
         return Query(self._sql(CLAIM_TURNS), read, params)
 
 

@@ -108,36 +108,6 @@ select requested.id, task, queue from requested, workers_notified""",
 )
 
 
-# Find the jobs that keep places of a full bucket while they wait, the oldest first, as many as wait for it beyond those
-# that were asked to stop. The caller cancels them as anybody does: one that has gone on by then is asked to stop. By
-# limit_hold_bucket and primary key, and job_live_running; where no place is kept nothing else is read.
-KEEPERS: LiteralString = fill(
-    """
-with kept as materialized (
-    select h.job_id from {s}.limit_hold h cross join lateral (
-        select from {s}.job_live j
-        where j.id = h.job_id and j.lease = h.lease and j.state = 'blocked' limit 1) as j
-    where h.bucket = %(bucket)s::text order by h.job_id limit 100
-), waiting as (
-    select count(*) as jobs from (
-        select from {s}.job_live j
-        where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
-        and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now() and j.run_at::timestamptz <= now()
-        limit 100) as w
-    where exists (select from kept)
-), asked as (
-    select count(*) as jobs from {s}.job_live j
-    where exists (select from kept) and j.worker_id is not null and j.lane is not null
-    and j.cancel_requested_at is not null
-    and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(bucket)s::text)
-)
-select k.job_id from kept k order by k.job_id
-limit greatest((select jobs from waiting) - (select jobs from asked), 0::bigint)""",
-    waits=WAITS,
-    turn_at=TURN_AT,
-)
-
-
 class FullLane(NamedTuple):
     """A lane whose jobs wait for a full bucket, and the policy of its rule: skip, replace_waiting or cancel_running."""
 
@@ -174,10 +144,6 @@ class FullQueries(Statements):
     def cancel_holders(self, full: FullLane) -> Query[list[StoppedJob]]:
         """Ask running jobs of the bucket to stop, as many as wait; returns those that were asked now."""
         return Query(self._sql(CANCEL_HOLDERS), _stopped, _of(full))
-
-    def keepers(self, full: FullLane) -> Query[list[int]]:
-        """Find jobs that keep places of the bucket while they wait, as many as wait for it and nobody was asked for."""
-        return Query(self._sql(KEEPERS), lambda rows: [row[0] for row in rows], _of(full))
 
 
 def _of(full: FullLane) -> dict[str, object]:

@@ -7,11 +7,10 @@ from uuid import UUID
 
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value
 from pgqueue.queries.jobs.parts import MAY_NOTIFY, PAUSED, PAUSED_TASKS
-from pgqueue.queries.jobs.turns import BUCKET, HELD_BY, OPENING, ROOM, RULES, TURN_AT, WAITS
+from pgqueue.queries.jobs.turns import BUCKET, OPENING, ROOM, RULES, TURN_AT, WAITS
 
 # The first jobs of a lane. `is_first`: the very first one; else a hundred, which nothing asks while no task is paused.
 _FIRST: LiteralString = """select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
-               j.lease,
                coalesce(j.task::text <> all({paused_tasks}), true) as runs,
                case when j.expires_at <= now() and j.attempt = 0 then 1::float8
                     else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
@@ -28,17 +27,12 @@ _PARTS: dict[str, LiteralString] = {"paused_tasks": PAUSED_TASKS, "waits": WAITS
 # all its jobs share, and of each bucket the newest version, from the right end of its primary key.
 # `room` is null where a bucket does not exist yet; where a lane has no buckets it is any number. A lane whose first job
 # has expired is due in a second, when EXPIRE has ended it.
-# Of a job that has kept places while it waited, these are part of the flow as `kept`: only a pause and a closed bucket
-# hold it back there, as CLAIM_KEPT says.
 # It says what claims pass over, or a worker would claim in vain again and again. A paused queue has no lanes. While a
 # task is paused the first job is the first one of another task, looked for among a hundred; in a lane in order it is
 # the very first. A lane that shows none is due in ten seconds, in case one is behind those. Each look asks again.
 LOOK: LiteralString = fill(
     """
-select served.queue, lane.number, lane.priority,
-       (case when first.kept is null then first.flow
-             else first.flow || jsonb_build_object('kept', first.kept) end)::text,
-       first.run_at, first.id, first.due_in,
+select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
        free.room, free.opens_in, free.paced, free.policy, share.weight
 from (
     select g.queue, g.after from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as g(queue, after)
@@ -66,13 +60,12 @@ cross join lateral (
     select hop.number, hop.priority from hop
 ) as lane
 cross join lateral (
-    select w.flow, k.kept, w.run_at, w.id,
-           case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+    select w.flow, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
     from (
         ({first_of_all})
         union all
         (select p.* from ({first_hundred}) as p order by p.runs desc, p.run_at, p.id limit 1)
-    ) as w cross join lateral (select {kept} as kept) as k
+    ) as w
 ) as first
 cross join lateral (
     select case when bool_and(b.name is not null) is false then null else coalesce(min(b.room), 2147483647) end as room,
@@ -84,9 +77,7 @@ cross join lateral (
             else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then concat_ws(' ', r.on_full, u.name) end as policy
-        from (select c.name, c.rule, c.closed_until, c.opened,
-                     case when (first.kept ? c.name) is not true then c.running end as running,
-                     case when first.kept ? c.name then '-infinity' else c.tat end as tat from {bucket} as c) as u
+        from {bucket} as u
         {rules}
         cross join lateral (select{room},{opening}) as c
     ) as b on true
@@ -99,7 +90,6 @@ left join lateral (
     waits=WAITS,
     rules=RULES,
     bucket=fill(BUCKET, name="part.name"),
-    kept=fill(HELD_BY, job="w"),
     room=fill(ROOM, moment="now()"),
     opening=OPENING,
     paused=PAUSED,
@@ -123,8 +113,7 @@ and {may_notify}""",
 class SeenLane(NamedTuple):
     """A lane as a look has found it.
 
-    `flow`: the header of its first job, as JSON text, whose time and id are `run_at` and `id`; with `kept`, the buckets
-    that it has kept while it waited. `due_in`: seconds until
+    `flow`: the header of its first job, as JSON text, whose time and id are `run_at` and `id`. `due_in`: seconds until
     that job is due, at most 0 if it is. `room`: how many of its jobs could start now; None if one of its buckets does
     not exist yet. `opens_in`: seconds until there is room, None if there is; infinite where that depends on others.
     `paced`: rates that each worker keeps for itself, as JSON: bucket, burst, and seconds between two starts. `policy`:

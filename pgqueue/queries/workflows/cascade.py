@@ -5,7 +5,6 @@ from typing import LiteralString
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY, SKIP_WAITING
 from pgqueue.queries.jobs.ties import DOOMED, FREE, TOLD_AFTER_CANCELS, TiedEnds, read_cancels
-from pgqueue.queries.jobs.turns import AFTER_TOLD, GIVEN_BACK, METERED
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
 # It waits for no job: FREE leaves rows that another transaction has locked, and a job that has a child which somebody
@@ -52,9 +51,8 @@ union all select 0, 'notified', null, null, null from waiters_notified""",
 # Of one that is cancelled the running ones are asked to stop. Members of a group within have the gates of the groups in
 # it, all of which the root names, and so have those of what stands in for a member. A callback is no member and goes
 # on, and so does what stands in for one, which `within` lists with its workflow's id below zero. What a member has done
-# that was asleep is undone, and the places that it has kept are given back.
-# A workflow that only waits for running members, or for its seal, is passed over: it may stay stopped for hours, and a
-# few of them would keep all later ones from being stopped. By workflow_stopping,
+# that was asleep is undone. A workflow that only waits for running members, or for its seal, is passed over: it may
+# stay stopped for hours, and a few of them would keep all later ones from being stopped. By workflow_stopping,
 # workflow_root and job_live_workflow.
 STOP: LiteralString = fill(
     """
@@ -102,13 +100,12 @@ with recursive stopping as materialized (
     returning j.id
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
-), {end_waiting}, {compensated}, {given_back}
+), {end_waiting}, {compensated}
 select id, 'moved', task::text, queue::text, reason from ended
 union all select id, 'moved', null, null, null from requested{told}
-union all select 0, 'notified', null, null, null from waiters_notified, workers_notified, compensated, given_back""",
+union all select 0, 'notified', null, null, null from waiters_notified, workers_notified, compensated""",
     end_waiting=fill(END_WAITING, cancel_waiting=CANCEL_WAITING),
     compensated=COMPENSATED,
-    given_back=fill(GIVEN_BACK, moved="ended", metered=METERED, after=AFTER_TOLD),
     told=TOLD_AFTER_CANCELS,
     may_notify=MAY_NOTIFY,
 )

@@ -77,7 +77,6 @@ class KnownLane:
     ends_before: int = 0
     room: int = 0
     spent: bool = False
-    kept: str | None = None  # the buckets that its jobs have kept while they waited, as JSON
     place: tuple[datetime, int] | None = None
     paces: list[str] = field(default_factory=list)
 
@@ -403,10 +402,8 @@ class Roster:
             self._forget({key})
             lane = None
         if lane is None:
-            header = json.loads(seen.flow)
-            flow = Flow.of_header(header)
+            flow = Flow.of_header(json.loads(seen.flow))
             lane = KnownLane(*key, flow, seen.flow, json.dumps(flow.buckets), flow.share or key[1])
-            lane.kept = json.dumps(header["kept"]) if "kept" in header else None
             self._lanes[key] = lane
             self._starts[lane.group] = max(self._starts.get(lane.group, 0.0), self._level)
             for name in lane.flow.buckets:
@@ -432,7 +429,7 @@ class Roster:
 def _line(lane: KnownLane, most: int) -> Line:
     """Ask at most so many jobs of a lane."""
     lane.ends_before = lane.ends
-    return Line(lane.number, lane.priority, lane.buckets, most, *_start(lane), lane.kept)
+    return Line(lane.number, lane.priority, lane.buckets, most, *_start(lane))
 
 
 def _start(lane: KnownLane) -> tuple[datetime | None, int]:

@@ -142,13 +142,11 @@ class TurnClaims:
             await self._link.run(self._queries.tell_of_room(self._identity.id, sorted(queues)))
 
     async def claim(self, queue: str, room: int) -> Sequence[ClaimedJob]:
-        """Claim up to `room` metered jobs of a queue: of those that have kept places while they waited, and go on, by
-        themselves, and before others."""
+        """Claim up to `room` metered jobs of a queue."""
         slots = max(self._slots.room() - self._slots.ahead, 0)
         lines = self.roster.choose(queue, room, slots)
         if not lines:
             return []
-        lines = [line for line in lines if line.kept is not None] or lines
         query = self._queries.claim(self._identity.id, queue, lines, room=room, slots=slots)
         claimed = await self._link.run(query)
         if self.roster.claimed(queue, lines, claimed.lanes, room):

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pgqueue import db
 from pgqueue.db.link import Link
 from pgqueue.events import LimitReconciled, WaitingJobCancelled
-from pgqueue.jobs.job import JobState
 from pgqueue.process.duty import Duty
 from pgqueue.queries.turns.full import FullLane
-from pgqueue.queries.turns.kept import GivenUp, KeptPlace
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
@@ -38,8 +36,6 @@ class LimitKeeper(Duty):
         self._full: dict[FullLane, None] = {}
         self._needed = False
         self._reconcile_at = self._drop_at = 0.0
-        self._limits, self._cancel = core.queries.limits, core.queries.jobs.cancel
-        self._hindered_by: str | None = None
 
     def metered_found(self, full: Sequence[FullLane]) -> None:
         """Note that there are metered jobs, and which lanes a rule wants something done about."""
@@ -56,7 +52,6 @@ class LimitKeeper(Duty):
         if not self._needed:
             return 3600.0
         if monotonic() >= self._reconcile_at:
-            await self._keep_places()
             await self._reconcile()
             self._reconcile_at = monotonic() + RECONCILE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311
             self._needed = False  # until the producer says so again
@@ -69,7 +64,6 @@ class LimitKeeper(Duty):
         if full.policy == "cancel_running":
             for job in await self.link.run(self._queries.cancel_holders(full)):
                 log.info("job %d %s is asked to stop: a newer one waits for %s", job.id, job.task, full.bucket)
-            await self._cancel_keepers(full)
             return
         cancelled = await self.link.run(self._queries.cancel_behind(full, BATCH))
         for job in cancelled:
@@ -79,29 +73,6 @@ class LimitKeeper(Duty):
         if len(cancelled) == BATCH:
             self._full[full] = None
             self.wake()
-
-    async def _cancel_keepers(self, full: FullLane) -> None:
-        """Cancel jobs that wait and have kept their places of a full bucket, for those that wait for these."""
-        jobs = await self.link.run(self._queries.keepers(full))
-        if not jobs:
-            return
-        reason = f"cancelled: a newer job waits for {full.bucket}"
-        for job in await self.link.run(self._cancel(jobs, reason)):
-            log.info("job %d %s is cancelled: a newer one waits for %s", job.id, job.task, full.bucket)
-            if job.state != JobState.RUNNING:
-                self._emit(WaitingJobCancelled(job.id, job.task, job.queue, reason))
-
-    async def _keep_places(self) -> None:
-        """Let jobs keep places while they wait, as soon as that can be, and give back those that are kept no longer."""
-        older = await self.link.run(self._limits.keep_places())
-        if older is not None and older != self._hindered_by:
-            log.warning("no limit counts jobs that wait while a process of an older release lives: %s", older)
-        self._hindered_by = older
-        found = GivenUp(BATCH, KeptPlace(), 0)
-        while found.looked >= BATCH:
-            found = await self.link.run(self._queries.give_up(found.last, BATCH))
-            if found.places:
-                log.info("%d places of limits are kept no longer by jobs that wait", found.places)
 
     async def _reconcile(self) -> None:
         for bucket in await self.link.run(self._queries.find_drift(BATCH)):

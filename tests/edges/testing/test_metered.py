@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, Context, Limit, db
+from pgqueue import App
 from pgqueue.jobs.flow import Flow
 from pgqueue.testing import Drained, Jobs
 from tests.edges.testing.looks import moves
-from tests.harness import QUERIES, add_rule, insert_metered
+from tests.harness import add_rule, insert_metered
 
 ACME = Flow(("t/acme",))
 IN_ORDER = Flow(("t#order/7",), order="t#order/7")
@@ -110,20 +110,3 @@ def test_the_phase_of_a_metered_job_follows_the_clock_of_the_test(app: App, jobs
     assert jobs.all()[0].phase == "scheduled"
     jobs.travel(hours=1)
     assert jobs.all()[0].phase == "blocked"
-
-
-def test_jobs_that_wait_and_keep_their_places_are_drained_like_others(app: App, jobs: Jobs) -> None:
-    @app.task(name="call", limit=Limit(1, while_waiting=True), max_attempts=2)
-    def call(ctx: Context, name: str) -> None:
-        ctx.sleep("grace", hours=1)
-        ctx.wait_event("answer", key=name)
-
-    app.limits.set("call", max_running=1)
-    jobs.conn.execute("select pgqueue.keep_places()")
-    db.run(jobs.conn, QUERIES.turns.make_buckets(["call"]))  # so that places are kept, as beside a worker
-    first, second = app.enqueue("call", {"name": "a"}), app.enqueue("call", {"name": "b"})
-    jobs.drain(with_scheduled=True)
-    assert [app.get(job.id).phase for job in (first, second)] == ["waiting", "waiting"]
-    for name in "ab":
-        app.signal_event("answer", key=name)
-    assert jobs.drain(with_scheduled=True) == Drained(succeeded=2)

@@ -121,9 +121,6 @@ with asked as (
 ), compensated as (
     select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
     where headers::jsonb ? '$undo'::text and target <> 'succeeded'
-), given_back as (
-    select coalesce((select "pgqueue".give_back(pg_catalog.array_agg(m.id), pg_catalog.array_agg(m.lease)) from ended m
-                     where m.lease > 0 and m.lane is not null and (select count(*) from workflows_told) >= 0 having count(*) > 0), 0::bigint) as places
 )
 select found.id, found.state, found.task, found.queue
-from found, workers_notified, waiters_notified, keepers_notified, compensated, given_back
+from found, workers_notified, waiters_notified, keepers_notified, compensated

@@ -38,8 +38,5 @@ with given as materialized (
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
     and pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
-), given_back as (
-    select coalesce((select "pgqueue".give_back(pg_catalog.array_agg(m.id), pg_catalog.array_agg(m.lease)) from edited m
-                     where m.lease > 0 having count(*) > 0), 0::bigint) as places
 )
-select edited.id from edited, workers_notified, given_back
+select edited.id from edited, workers_notified

@@ -4,7 +4,7 @@ with turn as materialized (
     select g.* from turn cross join pg_catalog.jsonb_to_recordset(%(rules)s::jsonb) as g(
         name text, kind text, max_running int, rate_count int, rate_seconds float8, rate_burst int, rate_strict boolean,
         scope text, on_full text, on_dead text, breaker_failures int, breaker_seconds float8, breaker_cooldown float8,
-        while_waiting boolean, declared jsonb)
+        declared jsonb)
 ), joined as (
     update "pgqueue".limit_rule r set declared_by = pg_catalog.array_append(r.declared_by, %(app)s::text)
     from given g where r.name = g.name and r.declared = g.declared and not %(app)s::text = any(r.declared_by)
@@ -14,17 +14,16 @@ with turn as materialized (
         select from given g where g.name = r.name)
 )
 insert into "pgqueue".limit_rule as r (name, kind, max_running, rate_count, rate_seconds, rate_burst, rate_strict, scope,
-    on_full, on_dead, breaker_failures, breaker_seconds, breaker_cooldown, while_waiting, declared, declared_by)
+    on_full, on_dead, breaker_failures, breaker_seconds, breaker_cooldown, declared, declared_by)
 select g.name, g.kind, g.max_running, g.rate_count, g.rate_seconds, g.rate_burst, g.rate_strict, g.scope, g.on_full,
-       g.on_dead, g.breaker_failures, g.breaker_seconds, g.breaker_cooldown, g.while_waiting, g.declared,
-       array[%(app)s::text]
+       g.on_dead, g.breaker_failures, g.breaker_seconds, g.breaker_cooldown, g.declared, array[%(app)s::text]
 from given g where not exists (select from "pgqueue".limit_rule k where k.name = g.name and k.declared = g.declared)
 order by g.name
 on conflict (name) do update set kind = excluded.kind, max_running = excluded.max_running,
     rate_count = excluded.rate_count, rate_seconds = excluded.rate_seconds, rate_burst = excluded.rate_burst,
     rate_strict = excluded.rate_strict, scope = excluded.scope, on_full = excluded.on_full, on_dead = excluded.on_dead,
     breaker_failures = excluded.breaker_failures, breaker_seconds = excluded.breaker_seconds,
-    breaker_cooldown = excluded.breaker_cooldown, while_waiting = excluded.while_waiting, declared = excluded.declared,
+    breaker_cooldown = excluded.breaker_cooldown, declared = excluded.declared,
     declared_by = pg_catalog.array_append(pg_catalog.array_remove(r.declared_by, %(app)s::text), %(app)s::text),
     updated_at = clock_timestamp(), updated_by = null
 where r.declared is distinct from excluded.declared

@@ -9,7 +9,6 @@ with changed as (
         breaker_failures = (r.declared ->> 'breaker_failures'::text)::int,
         breaker_seconds = (r.declared ->> 'breaker_seconds'::text)::float8,
         breaker_cooldown = (r.declared ->> 'breaker_cooldown'::text)::float8,
-        while_waiting = coalesce((r.declared ->> 'while_waiting'::text)::bool, false),
         updated_at = clock_timestamp(), updated_by = null
     where r.name = %(rule)s::text and r.declared is not null
     returning r.name

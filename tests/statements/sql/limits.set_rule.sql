@@ -5,8 +5,7 @@ with given as (
     update "pgqueue".limit_rule r set max_running = g.max_running, rate_count = g.rate_count, rate_seconds = g.rate_seconds,
         rate_burst = g.rate_burst, rate_strict = g.rate_strict, scope = g.scope, on_full = g.on_full,
         breaker_failures = g.breaker_failures, breaker_seconds = g.breaker_seconds,
-        breaker_cooldown = g.breaker_cooldown, while_waiting = g.while_waiting, updated_at = clock_timestamp(),
-        updated_by = %(by)s::text
+        breaker_cooldown = g.breaker_cooldown, updated_at = clock_timestamp(), updated_by = %(by)s::text
     from given g where r.name = %(rule)s::text
     returning r.name
 ), notified as (

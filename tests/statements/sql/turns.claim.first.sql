@@ -63,9 +63,6 @@ with line as materialized (
         where j.id = head.id and j.state = 'blocked' and j.waits_for = 'turn' and j.run_at::timestamptz <= now()
         and (j.expires_at is null or j.expires_at > now() or j.attempt > 0) and coalesce(j.task::text <> all((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[]), true)
         and j.headers::jsonb -> '$flow'::text -> 'buckets'::text = o.buckets
-        and case when (select true from "pgqueue".compat c where c.revision = 'while_waiting') then (
-        select pg_catalog.jsonb_agg(h.bucket order by h.bucket) from "pgqueue".limit_hold h
-        where h.job_id = j.id and h.lease = j.lease) end is null
         limit 1 for update skip locked
     ) as c
     where o.lane < 0 and o.room > 0

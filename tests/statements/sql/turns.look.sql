@@ -1,7 +1,4 @@
-select served.queue, lane.number, lane.priority,
-       (case when first.kept is null then first.flow
-             else first.flow || pg_catalog.jsonb_build_object('kept', first.kept) end)::text,
-       first.run_at, first.id, first.due_in,
+select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
        free.room, free.opens_in, free.paced, free.policy, share.weight
 from (
     select g.queue, g.after from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as g(queue, after)
@@ -29,11 +26,9 @@ cross join lateral (
     select hop.number, hop.priority from hop
 ) as lane
 cross join lateral (
-    select w.flow, k.kept, w.run_at, w.id,
-           case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+    select w.flow, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
     from (
         (select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
-               j.lease,
                coalesce(j.task::text <> all((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[]), true) as runs,
                case when j.expires_at <= now() and j.attempt = 0 then 1::float8
                     else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
@@ -43,7 +38,6 @@ cross join lateral (
          order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 1)
         union all
         (select p.* from (select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
-               j.lease,
                coalesce(j.task::text <> all((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[]), true) as runs,
                case when j.expires_at <= now() and j.attempt = 0 then 1::float8
                     else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
@@ -51,9 +45,7 @@ cross join lateral (
          where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint = lane.number
          and j.priority::smallint = lane.priority and ((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[] is null or lane.number < 0) = false
          order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 100) as p order by p.runs desc, p.run_at, p.id limit 1)
-    ) as w cross join lateral (select case when (select true from "pgqueue".compat c where c.revision = 'while_waiting') then (
-        select pg_catalog.jsonb_agg(h.bucket order by h.bucket) from "pgqueue".limit_hold h
-        where h.job_id = w.id and h.lease = w.lease) end as kept) as k
+    ) as w
 ) as first
 cross join lateral (
     select case when pg_catalog.bool_and(b.name is not null) is false then null else coalesce(pg_catalog.min(b.room), 2147483647) end as room,
@@ -65,13 +57,11 @@ cross join lateral (
             else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then pg_catalog.concat_ws(' ', r.on_full, u.name) end as policy
-        from (select c.name, c.rule, c.closed_until, c.opened,
-                     case when (first.kept ? c.name) is not true then c.running end as running,
-                     case when first.kept ? c.name then '-infinity' else c.tat end as tat from (
+        from (
             select t.*, greatest(least(t.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
             from (select t.* from "pgqueue".limit_use t where t.name = part.name order by t.version desc limit 1) as t
             cross join lateral (
-                select f.* from "pgqueue".limit_freed f where f.name = t.name order by f.version desc limit 1) as f) as c) as u
+                select f.* from "pgqueue".limit_freed f where f.name = t.name order by f.version desc limit 1) as f) as u
         left join lateral (
             select r.*, case when r.rate_count is not null then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) end as burst,

@@ -1,11 +1,7 @@
 with actual as materialized (
-    select (select count(*) from "pgqueue".job_live j
-            where j.worker_id is not null and j.lane is not null
-            and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> pg_catalog.jsonb_build_array(%(name)s::text))
-        + (select count(*) from "pgqueue".limit_hold h cross join lateral (
-               select from "pgqueue".job_live j
-               where j.id = h.job_id and j.lease = h.lease and j.state = 'blocked' limit 1) as j
-           where h.bucket = %(name)s::text) as running
+    select count(*) as running from "pgqueue".job_live j
+    where j.worker_id is not null and j.lane is not null
+    and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> pg_catalog.jsonb_build_array(%(name)s::text)
 ), old as materialized (
     select u.version, u.taken - f.freed as running, f.version as freed_version
     from (select u.* from "pgqueue".limit_use u where u.name = %(name)s::text order by u.version desc limit 1) as u

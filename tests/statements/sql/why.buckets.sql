@@ -11,8 +11,7 @@ select b.name, r.name is not null, coalesce(k.max_running, r.max_running), coale
                  select j.id, j.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets
                  from "pgqueue".job_live j where j.worker_id is not null and u.running > 0
                  order by j.worker_id limit %(most_running)s::int) as held
-             where held.buckets ? b.name limit %(most)s::int),
-       kept.jobs, kept.first
+             where held.buckets ? b.name limit %(most)s::int)
 from pg_catalog.unnest(%(buckets)s::text[]) with ordinality as b(name, ord)
 left join lateral (select u.* from (
             select t.*, greatest(least(t.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
@@ -28,8 +27,4 @@ left join lateral (
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
         )::float8) / 1000000::float8) as step where r.rate_count is not null and r.scope = 'fleet'
 ) as rate on true
-cross join lateral (
-    select count(*) as jobs, coalesce((pg_catalog.array_agg(h.job_id order by h.job_id))[:%(most)s::int], '{}') as first
-    from (select h.job_id from "pgqueue".limit_hold h where h.bucket = b.name limit %(most_running)s::int) as h
-) as kept
 order by b.ord

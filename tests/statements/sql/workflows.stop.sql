@@ -155,9 +155,6 @@ with recursive stopping as materialized (
 ), compensated as (
     select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
     where headers::jsonb ? '$undo'::text and target <> 'succeeded'
-), given_back as (
-    select coalesce((select "pgqueue".give_back(pg_catalog.array_agg(m.id), pg_catalog.array_agg(m.lease)) from ended m
-                     where m.lease > 0 and m.lane is not null and (select count(*) from workflows_told) >= 0 having count(*) > 0), 0::bigint) as places
 )
 select id, 'moved', task::text, queue::text, reason from ended
 union all select id, 'moved', null, null, null from requested
@@ -167,4 +164,4 @@ union all select id, 'unsettled', null, null, null from workflows_told where uns
 union all select id, 'late', null, null, null from tied where ties & 8 > 0
 union all select child_id, 'called', null, null, null from calls_ended
 union all select queues, 'notified', null, null, null from children_notified
-union all select 0, 'notified', null, null, null from waiters_notified, workers_notified, compensated, given_back
+union all select 0, 'notified', null, null, null from waiters_notified, workers_notified, compensated

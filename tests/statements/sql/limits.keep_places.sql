@@ -1,1 +1,0 @@
-select "pgqueue".keep_places()
