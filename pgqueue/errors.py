@@ -49,6 +49,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── MigrationBlocked         a transaction holds a table that a migration needs
 │   ├── NotAllowed               the database role may not do this
 │   ├── NotMigrated              the schema is missing or older than this pgqueue
+│   ├── ReadOnlyDatabase         the server takes no writes: a standby, or read-only
 │   ├── OlderReleaseRuns         a process lives that a contract migration would break
 │   ├── ReleaseTooOld            the schema needs a newer release of pgqueue
 │   └── SchemaNewer              a newer release of pgqueue has migrated the schema
