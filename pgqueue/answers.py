@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -40,19 +40,26 @@ class SignedIds:
     """Ids of jobs that nobody can guess: `17.` and a signature of it by a secret of yours.
 
     `ids = SignedIds(secret)` goes to the router, and to what answers the request that enqueues. Whoever has such an id
-    was given it. `older` are secrets that signed before, for as long as their ids are to be accepted. Raises
-    InvalidOption for a secret of fewer than 16 bytes.
+    was given it. `older` are secrets that signed before, for as long as their ids are to be accepted. `scope` says of
+    which schema the jobs are, where there are several: each has a job 17. It is a text, or a function that is called
+    for each id, such as `lambda: app.schema`. Raises InvalidOption for a secret of fewer than 16 bytes.
     """
 
-    def __init__(self, secret: str | bytes, *older: str | bytes) -> None:
+    def __init__(self, secret: str | bytes, *older: str | bytes, scope: str | Callable[[], str] | None = None) -> None:
         self._secrets = [_secret(each) for each in (secret, *older)]
+        self._scope = scope
 
     def __repr__(self) -> str:
         return f"SignedIds({len(self._secrets)} secrets)"
 
+    @property
+    def is_scoped(self) -> bool:
+        """Whether it says of which schema the jobs are."""
+        return self._scope is not None
+
     def sign(self, job_id: int) -> str:
         """Return the id under which a job is asked for."""
-        return f"{job_id}.{_signature(self._secrets[0], job_id)}"
+        return f"{job_id}.{self._signature(self._secrets[0], job_id)}"
 
     def read(self, text: str) -> int | None:
         """Return the id that was signed; None where the signature is none of ours."""
@@ -60,8 +67,13 @@ class SignedIds:
         job_id = plain_id(number)
         if job_id is None or not given.isascii():
             return None
-        known = [hmac.compare_digest(given, _signature(secret, job_id)) for secret in self._secrets]
+        known = [hmac.compare_digest(given, self._signature(secret, job_id)) for secret in self._secrets]
         return job_id if any(known) else None
+
+    def _signature(self, secret: bytes, job_id: int) -> str:
+        scope = self._scope() if callable(self._scope) else self._scope
+        signed = f"pgqueue job {job_id}" if scope is None else f"pgqueue job {job_id} of {scope}"
+        return urlsafe_b64encode(hmac.digest(secret, signed.encode(), hashlib.sha256)[:18]).decode()
 
 
 class Answer(NamedTuple):
@@ -105,6 +117,11 @@ class JobAnswers:
     app: App
     errors: Errors = "type"
     ids: SignedIds | None = None
+
+    def pinned(self) -> "JobAnswers":
+        """Return the answers of the schema that the app stands for here, also where it stands for none any more: a
+        server reads a stream after the request's `with app.shard(…).current()` has ended."""
+        return replace(self, app=self.app.on(self.app.schema))
 
     def id_of(self, text: str) -> int | None:
         """Return the id that stands in a path; None for what can be none, or was not signed."""
@@ -259,6 +276,8 @@ def checked(app: App, authorize: object, ids: SignedIds | None, options: AnswerO
         raise InvalidOption(f"errors={errors!r:.100} cannot be used: give one of {', '.join(get_args(Errors))}")
     if ids is not None and not isinstance(ids, SignedIds):
         raise InvalidOption(f"ids={type(ids).__name__} cannot be used: give SignedIds(secret)")
+    if ids is not None and app.is_one_of_several and not ids.is_scoped:
+        raise InvalidOption("each schema has a job 1: say whose ids are signed, SignedIds(…, scope=lambda: app.schema)")
     heartbeat = check_duration("heartbeat", options.get("heartbeat", 15.0), PAUSE)
     if type(most) is not int or most < 1:
         raise InvalidOption(f"max_streams={most!r:.100} cannot be used: give a whole number from 1 on")
@@ -335,8 +354,3 @@ def _secret(given: str | bytes) -> bytes:
     if not isinstance(secret, bytes) or len(secret) < _SHORTEST:
         raise InvalidOption(f"a secret of SignedIds has {_SHORTEST} bytes or more: secrets.token_hex(32) makes one")
     return secret
-
-
-def _signature(secret: bytes, job_id: int) -> str:
-    digest = hmac.digest(secret, f"pgqueue job {job_id}".encode(), hashlib.sha256)
-    return urlsafe_b64encode(digest[:18]).decode()

@@ -105,7 +105,7 @@ class _Views:
             return Response(status=204, headers=NO_STORE)  # so that an EventSource does not reconnect
         if not self._streams.take():
             return _response(self._streams.refusal())
-        stream = EventStream(self._answers, job, self._heartbeat, self._streams)
+        stream = EventStream(self._answers.pinned(), job, self._heartbeat, self._streams)
         return Response(stream, mimetype="text/event-stream", headers=STREAM_HEADERS)
 
     def _find(self, text: str) -> Job | None:

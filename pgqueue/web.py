@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar, Unpack
 from uuid import UUID
@@ -204,7 +204,8 @@ class JobEndpoints:
         if job is None:
             return _missing()
         try:
-            return JSONResponse(why_of(await self.app.awhy(job.id), self.answers.errors), 200, NO_STORE)
+            told = why_of(await self.app.awhy(job.id), self.answers.errors)
+            return JSONResponse(told | {"job_id": self.answers.shown_id(job.id)}, 200, NO_STORE)
         except UnknownJob:
             return _missing()
 
@@ -215,7 +216,8 @@ class JobEndpoints:
             return _missing()
         if request.headers.get("last-event-id") == END:
             return Response(status_code=204, headers=NO_STORE)  # so that an EventSource does not reconnect
-        return _EventStream(self._frames(job), self.streams)
+        pinned = replace(self, answers=self.answers.pinned())
+        return _EventStream(pinned._frames(job), self.streams)
 
     async def _find(self, request: Request) -> Job | None:
         """Return the job of a request; None if there is no such job or the client may not see it."""

@@ -95,10 +95,12 @@ def _options_of(conf: Settings, task: str, found: Any) -> dict[str, Any]:
 
 def _queue_with(queues: Any, address: Mapping[str, Any]) -> str | None:
     """Return the queue that is bound to an address: by its routing key, and its exchange where the route names one."""
+    if "routing_key" not in address and address.get("exchange") is None:
+        return None
     for name, queue in queues.items() if isinstance(queues, Mapping) else [(None, each) for each in queues or ()]:
         has = queue if isinstance(queue, Mapping) else vars(queue) if hasattr(queue, "__dict__") else {}
         key, exchange = has.get("routing_key"), _name(has.get("exchange"))
-        wanted = address.get("exchange")
+        wanted = _name(address.get("exchange"))
         if ("routing_key" not in address or key == address["routing_key"]) and wanted in (None, exchange):
             return name or _name(queue)
     return None

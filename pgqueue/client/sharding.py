@@ -204,6 +204,11 @@ class Sharded:
         return origin
 
     @property
+    def is_one_of_several(self) -> bool:
+        """Whether it has shards, or is a view: the same job id may then be that of several jobs."""
+        return bool(self.shards) or self._root is not self
+
+    @property
     def shards(self) -> tuple[str, ...]:
         """The schemas among which `shard` divides keys."""
         return self._shards.names
@@ -229,6 +234,7 @@ class Sharded:
             backend: Backend = ShardBackend(first, queries)
             if dsn is not None:
                 backend = Backend(dsn, queries, password=self._password, pgbouncer=first.pgbouncer)
+                made._own_binding = None  # it joins no transaction of the first database
             made._lie_in(schema, backend)
             view = root._views.setdefault(schema, made)  # another thread may have been faster
         return view

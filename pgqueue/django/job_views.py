@@ -109,7 +109,7 @@ class _Views:
         if not self._streams.take():
             return _response(self._streams.refusal())
         kind = AsyncEventStream if hasattr(request, "scope") else EventStream
-        stream = kind(self._answers, job, self._heartbeat, self._streams)
+        stream = kind(self._answers.pinned(), job, self._heartbeat, self._streams)
         return Streaming(stream, content_type="text/event-stream", headers=STREAM_HEADERS)
 
     def _find(self, request: HttpRequest, text: str) -> Job | None:

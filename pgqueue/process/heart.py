@@ -150,6 +150,7 @@ class SharedIdentity(Identity):
         self.watches: Callable[[], Sequence[str] | None] = lambda: None
         self.on_found: Callable[[Watched], object] = lambda _: None
         self.on_failure: Callable[[Exception], object] = lambda _: None
+        self.on_recovery: Callable[[], object] = lambda: None
 
     @property
     def beats(self) -> bool:
@@ -222,3 +223,6 @@ class SharedIdentity(Identity):
 
     def _tell_of(self, error: Exception) -> None:
         self.on_failure(error)
+
+    def _tell_that_it_works(self) -> None:
+        self.on_recovery()

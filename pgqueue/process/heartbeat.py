@@ -150,7 +150,7 @@ class Identity:
         if beat.request is not None and beat.request.at != self._followed:
             self._followed = beat.request.at
             self._on_request(beat.request)
-        if not beat.alive:
+        if not beat.alive and not self._stop.is_set():  # a worker that has just left has no row
             lost, reborn = self.id, replace(self.info, id=uuid.uuid4())
             self._register(reborn)
             self.info = reborn
@@ -199,7 +199,7 @@ class Identity:
         try:
             self.beat()
             if self._backoff.failures:
-                log.info("heartbeat works again")
+                self._tell_that_it_works()
             self._backoff.reset()
             return self.info.lease_seconds / BEATS
         except Exception as error:  # noqa: BLE001 - a worker whose heartbeat has stopped for any reason is of no use
@@ -211,6 +211,9 @@ class Identity:
 
     def _tell_of(self, error: Exception) -> None:
         log.warning("heartbeat failed, trying again: %s: %s", type(error).__name__, brief(error))
+
+    def _tell_that_it_works(self) -> None:
+        log.info("heartbeat works again")
 
 
 def impatient(lease_seconds: float) -> dict[str, int]:

@@ -141,8 +141,11 @@ def test_a_shard_may_lie_in_another_database(dsn: str, server_dsn: str, template
     migrate.upgrade(other, "initech")
     app = App(dsn, shards={"acme": None, "initech": other})
     try:
-        for schema in app.shards:
-            app.on(schema).enqueue("bill", {"n": 1})
+        with psycopg.connect(dsn) as request:
+            app.bind(lambda: request)  # before there is a view
+            app.on("initech").enqueue("bill", {"n": 1})
+            app.on("acme").enqueue("bill", {"n": 1})
+            app.bind(lambda: None)
         with psycopg.connect(dsn) as request, app.bound(request):
             app.on("initech").enqueue("bill", {"n": 2})  # that transaction is of another database
             app.on("acme").enqueue("bill", {"n": 2})

@@ -248,7 +248,7 @@ def test_a_schema_that_is_missing_or_dropped_holds_up_no_other_and_is_told_once(
         async with serving(app, "tenant_a", "tenant_b", "not_there", poll_seconds=0.1):
             await ran("tenant_a")
             await ran("tenant_b")
-            conn.execute("drop schema tenant_b cascade")
+            await asyncio.to_thread(conn.execute, "drop schema tenant_b cascade")  # a duty may hold a lock meanwhile
             await eventually(lambda: "schema tenant_b is not served" in caplog.text, "the schema to be missed")
             await ran("tenant_a")
             await asyncio.to_thread(migrate.upgrade, dsn, "not_there")
@@ -281,7 +281,7 @@ def test_a_new_schema_that_matches_the_pattern_is_served(
             await asyncio.to_thread(migrate.upgrade, dsn, "tenant_new")
             await app.on("tenant_new").aenqueue("bill", {"tenant": "new"})
             await eventually(lambda: done == ["new"], "its job")
-            conn.execute("drop schema tenant_new cascade")
+            await asyncio.to_thread(conn.execute, "drop schema tenant_new cascade")
             await eventually(lambda: set(served.schemas) == set(SCHEMAS), "the schema to be left out")
             await asyncio.to_thread(migrate.upgrade, dsn, "tenant_new")
             await app.on("tenant_new").aenqueue("bill", {"tenant": "back"})

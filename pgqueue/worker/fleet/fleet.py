@@ -55,7 +55,7 @@ class Fleet:
         self._servers: dict[object, Server] = {}
         self._stopping = asyncio.Event()
         self._all_ended = True
-        self._reread_fails = False
+        self._reread_fails = self._quiet = False
         self._parts: FleetParts | None = None
         self.started = asyncio.Event()
         self.health_address: str | None = None
@@ -84,6 +84,7 @@ class Fleet:
 
     def quiet(self) -> None:
         """Claim no more jobs in any schema, but go on running."""
+        self._quiet = True
         for member, _ in self._members.values():
             member.be_quiet(True)
         log.info("quiet: no more jobs are taken")
@@ -156,6 +157,7 @@ class Fleet:
             if name not in self._members and self._parts is not None:
                 app = self._app.on(name)
                 member = Member(app, self._server_of(app), self._parts)
+                member.be_quiet(self._quiet)
                 self._members[name] = member, hide(asyncio.create_task(member.run(), name=f"schema {name}"))
 
     async def _names(self) -> list[str] | None:
@@ -186,6 +188,9 @@ class Fleet:
         stopped = hide(asyncio.create_task(self._stopping.wait()))
         timeout = REREAD_SECONDS if self._chosen.patterns else None
         try:
+            if not tasks and self._settings.burst:
+                self.out_of_jobs = True
+                return True
             if not tasks:
                 await asyncio.wait([stopped], timeout=timeout)
             elif self._settings.burst or not self._chosen.patterns:
@@ -218,7 +223,10 @@ class Fleet:
                 log.error("a hook on the worker's stop raised %s", type(error).__name__, exc_info=error)
 
     def _note_end(self, task: "asyncio.Task[bool]") -> None:
-        if (error := task.exception()) is not None:
+        error = task.exception()
+        if isinstance(error, DATABASE_ERRORS):  # of a burst, which tries nothing again
+            log.error("a schema was not served: %s", brief(error))
+        elif error is not None:
             log.error("a schema is served no longer, please report it: %s", type(error).__name__, exc_info=error)
         self._all_ended = self._all_ended and error is None and task.result()
 

@@ -100,8 +100,12 @@ class Member:
                 try:
                     return await self._serve()
                 except DATABASE_ERRORS as error:
+                    if self._parts.settings.burst:
+                        raise
                     if not self._backoff.failures:
                         log.warning("schema %s is not served, trying again: %s", self.schema, _why(error))
+                except Exception as error:  # one schema ends no other, nor for ever
+                    log.error("schema %s is not served, please report it: %s", self.schema, _why(error), exc_info=error)
                 with suppress(TimeoutError):
                     delay = PATIENCE * self._backoff.next() * random.uniform(0.8, 1.0)  # noqa: S311
                     await asyncio.wait_for(self._stopping.wait(), delay)
@@ -139,8 +143,10 @@ class Member:
         finally:
             self._running = None
             host.leave()
-            await running.end(self._cutting)
-            parts.budget.leave(slots)
+            try:
+                await running.end(self._cutting)
+            finally:
+                parts.budget.leave(slots)
         if host.missing.done():
             raise host.missing.result()
         return not slots.running

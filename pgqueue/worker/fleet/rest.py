@@ -58,6 +58,7 @@ class Resting(Host):
         identity.watches = self._watched_queues
         identity.on_found = lambda found: self._loop.call_soon_threadsafe(self._found, found)
         identity.on_failure = lambda error: self._loop.call_soon_threadsafe(self._beat_failed, error)
+        identity.on_recovery = lambda: self._loop.call_soon_threadsafe(self._works, "heartbeat")
 
     def link(self, app: App, name: str) -> Link:
         """Return a link of the worker to its database."""
@@ -126,11 +127,14 @@ class Resting(Host):
         """Whether the log tells of a failure of a duty, or of its end: of the first one alone, and when all work."""
         if error is not None:
             return self._tells_first(duty.name, error)
+        self._works(duty.name, "heartbeat")
+        return False
+
+    def _works(self, *whats: str) -> None:
         failed = bool(self._failing)
-        self._failing -= {duty.name, "heartbeat"}
+        self._failing -= {*whats}
         if failed and not self._failing:
             log.info("schema %s works again", self._schema)
-        return False
 
     def _tells_first(self, what: str, error: Exception) -> bool:
         if isinstance(error, NotMigrated):

@@ -19,8 +19,8 @@ from starlette.routing import Mount, Route
 
 import pgqueue.django
 import pgqueue.flask
-from pgqueue import App, ConfigError, InvalidOption, Job, web
-from pgqueue.answers import SignedIds
+from pgqueue import App, ConfigError, InvalidOption, Job, answers, web
+from pgqueue.answers import JobAnswers, SignedIds, gone
 from tests.conftest import drain
 from tests.django_site import django_on
 from tests.edges.web.clients import events
@@ -175,6 +175,41 @@ def test_a_secret_is_replaced_without_breaking_ids_that_are_out() -> None:
     assert SECRET not in repr(new)
     with pytest.raises(InvalidOption, match="16 bytes or more"):
         SignedIds("short")
+
+
+def test_an_id_that_is_signed_for_one_schema_is_none_in_another() -> None:
+    shop = App("postgresql://nowhere", shards=["acme", "initech"])
+    acme, initech = shop.on("acme"), shop.on("initech")
+    ids = SignedIds(SECRET, scope=lambda: shop.schema)
+    with acme.current():
+        token = ids.sign(17)
+        assert ids.read(token) == 17
+    with initech.current():
+        assert ids.read(token) is None
+    for one in (shop, acme):
+        with pytest.raises(InvalidOption, match="each schema has a job 1"):
+            pgqueue.flask.blueprint(one, ids=SignedIds(SECRET))
+
+
+def test_a_stream_stays_in_the_schema_in_which_it_was_asked_for(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, looked, job = App("postgresql://nowhere", shards=["acme"]), list[str](), app.enqueue("nobody's")
+
+    def again(self: JobAnswers, job: Job) -> Job:
+        looked.append(self.app.schema)
+        return gone(job)
+
+    monkeypatch.setattr(JobAnswers, "find", lambda self, text: job)
+    monkeypatch.setattr(JobAnswers, "again", again)
+    monkeypatch.setattr(answers, "LOOK_SECONDS", 0.0)
+    site = Flask("site")
+    site.register_blueprint(pgqueue.flask.blueprint(shop, authorize=lambda request, job: True), url_prefix="/jobs")
+
+    def of_acme(environ: Any, start_response: Any) -> Any:
+        with shop.on("acme").current():
+            return site.wsgi_app(environ, start_response)
+
+    assert "succeeded" in over_wsgi(of_acme)("GET", "/jobs/1/events").text
+    assert looked == ["acme"]
 
 
 def test_ids_that_can_be_guessed_need_a_decision(app: App) -> None:
