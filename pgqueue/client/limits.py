@@ -11,7 +11,16 @@ from pgqueue.client.pausing import known_limit
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, verb
 from pgqueue.errors import InvalidOption, UnknownLimit
 from pgqueue.jobs.limit_rule import breaker_columns, rate_columns, rule_name
-from pgqueue.jobs.limits import Breaker, GivenRate, Limit, OnFull, SharedLimit, as_rate, check_breaker
+from pgqueue.jobs.limits import (
+    BREAKER_ELSEWHERE,
+    Breaker,
+    GivenRate,
+    Limit,
+    OnFull,
+    SharedLimit,
+    as_rate,
+    check_breaker,
+)
 from pgqueue.queries.limits import LimitStatus
 from pgqueue.tasks.declared_rules import DeclaredRules
 from pgqueue.tasks.metering import given_key
@@ -19,6 +28,7 @@ from pgqueue.tasks.options import check_names
 
 MOST_WEIGHT = 1_000_000
 _OF_KEYS = ("max_running", "weight")
+_TOGETHER = ("max_running", "breaker_failures", "while_waiting")  # settings that each allow not all of the others
 
 
 class LimitChanges(TypedDict, total=False):
@@ -90,8 +100,8 @@ class Limits:
         """
         name, actor, columns = _named(limit), who(by), _columns(changes, key)
         queries = self._app.queries.limits
-        if columns.get("while_waiting"):
-            yield from self._check_can_wait(name)
+        if key is None and columns.keys() & _TOGETHER:
+            yield from self._check_together(name, columns)
         found = False
         for _ in range(2):
             if key is not None and (yield self._app.queries.pauses.find_limit(name)):
@@ -127,11 +137,27 @@ class Limits:
 
     areset = reset.twin
 
-    def _check_can_wait(self, name: str) -> Steps[None]:
-        """Refuse an order or fair turns: a job in order keeps its place anyway."""
+    def _check_together(self, name: str, columns: Mapping[str, Any]) -> Steps[None]:
+        """Refuse what a limit that counts jobs which wait cannot be, with what it is already: as Limit does. An order
+        counts none, for a job in order keeps its place anyway."""
         found: builtins.list[LimitStatus] = yield self._app.queries.limits.list(name)
-        if found and found[0].kind not in (None, "limit"):
-            raise InvalidOption(f"while_waiting cannot be set for {name}, for its kind is {found[0].kind}")
+        kind: str | None
+        if not found or found[0].kind is None:
+            declared = next((rule for rule in self._app.rules if rule.name == name), None)
+            if declared is None:
+                return  # nobody knows it, and to change it will say so
+            kind, now = declared.kind, {each: getattr(declared, each) for each in _TOGETHER}
+        else:
+            kind, now = found[0].kind, {each: getattr(found[0], each) for each in _TOGETHER}
+        new = now | {each: columns[each] for each in _TOGETHER if each in columns}
+        if not new["while_waiting"]:
+            return
+        if kind != "limit":
+            raise InvalidOption(f"while_waiting cannot be set for {name}, for its kind is {kind}")
+        if new["breaker_failures"] is not None:
+            raise InvalidOption(f"{name} cannot have both while_waiting and a breaker: {BREAKER_ELSEWHERE}")
+        if new["max_running"] is None:
+            raise InvalidOption(f"while_waiting of {name} goes with max_running: give both, or while_waiting=False")
 
     def _status(self, name: str, key: object) -> Steps[LimitStatus]:
         found: builtins.list[LimitStatus] = yield self._app.queries.limits.list(name)

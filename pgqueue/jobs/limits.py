@@ -17,6 +17,7 @@ OnDead: TypeAlias = Literal["next", "stop"]
 
 MOST = 1_000_000_000  # jobs that run at a time, or start in a period
 PERIOD = Bounds(0.001, 365 * DAY)
+BREAKER_ELSEWHERE = "give breaker to the task, or to another limit, which counts what runs alone"
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/([smh]))?")
 
@@ -72,7 +73,7 @@ class Limit:
     None: any number, where only `rate` or `breaker` limits. `on_full` says what becomes of jobs while as many run as
     may: they "wait"; "skip" ends them as cancelled; "replace_waiting" so ends all that wait but the newest;
     "cancel_running" asks those that run to stop. With `while_waiting` a job that sleeps, or waits for a signal, an
-    event or a call, counts as one that runs.
+    event or a call, counts as one that runs; such a limit has no breaker.
     """
 
     max_running: int | None
@@ -95,6 +96,8 @@ class Limit:
         check_breaker(self.breaker)
         if type(self.while_waiting) is not bool:
             raise InvalidOption(f"Limit(while_waiting={self.while_waiting!r:.100}) cannot be used: give True or False")
+        if self.while_waiting and self.breaker is not None:
+            raise InvalidOption(f"Limit(while_waiting=True) cannot have a breaker: {BREAKER_ELSEWHERE}")
         if self.max_running is None:
             if rate is None and self.breaker is None:
                 raise InvalidOption("Limit(None) limits nothing: give max_running, rate or breaker")

@@ -32,7 +32,9 @@ PUT_TO_SLEEP: LiteralString = fill(_PUT_TO_SLEEP, and_keep="", lane="", and_kept
 # places back before anybody else can see them. So a place is never free for an instant, no lock is new, and RESOLVE
 # need not know any rule. The naive form, which takes places after the commit, finds that others have them.
 # A job that keeps places waits in a lane of its own kind, with others that keep the same ones: only what it has not
-# kept has to have room. One in order stays in its lane. By primary keys, and the right end of that of the counter.
+# kept has to have room. One in order stays in its lane. A rule with a breaker, which SQL may have given it, keeps
+# none: a place that waits would count as the one job that tries whether the breaker may close. By primary keys, and
+# the right end of that of the counter.
 PUT_TO_SLEEP_METERED: LiteralString = fill(
     _PUT_TO_SLEEP,
     and_keep=""", keep as materialized (
@@ -43,7 +45,8 @@ PUT_TO_SLEEP_METERED: LiteralString = fill(
     cross join lateral jsonb_array_elements_text(j.buckets) as b(name)
     cross join lateral (
         select from {s}.limit_rule r
-        where r.name = split_part(b.name, '/', 1) and r.kind = 'limit' and r.while_waiting limit 1) as r
+        where r.name = split_part(b.name, '/', 1) and r.kind = 'limit' and r.while_waiting
+        and r.breaker_failures is null limit 1) as r
     cross join lateral (
         select f.version from {s}.limit_freed f where f.name = b.name order by f.version desc limit 1) as f
     where {places_kept}

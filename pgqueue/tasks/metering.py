@@ -262,8 +262,10 @@ def _rate(given: Mapping[str, Any]) -> Rate | None:
 
 def _join(limits: list[Limit | SharedLimit], more: Limit, part: str) -> None:
     """Add a rate or a breaker to the first limit of the task's own that has the same key and none yet: each rule is a
-    bucket more that is counted."""
+    bucket more that is counted. A limit that counts jobs which wait can have no breaker."""
     for at, limit in enumerate(limits):
+        if part == "breaker" and isinstance(limit, Limit) and limit.while_waiting:
+            continue
         if isinstance(limit, Limit) and limit.by == more.by and getattr(limit, part) is None:
             limits[at] = replace(limit, **{part: getattr(more, part)})
             return

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pgqueue import App, Context, InvalidOption, Job, JobState, Limit
+from pgqueue import App, Breaker, Context, InvalidOption, Job, JobState, Limit
 from pgqueue.cli import cli
 from pgqueue.worker.duties import limit_keeper
 from tests.conftest import eventually
@@ -114,10 +114,42 @@ def test_bad_settings_are_refused(app: App) -> None:
     wrong: Any = "yes"
     with pytest.raises(InvalidOption, match="give True or False"):
         Limit(5, while_waiting=wrong)
+    with pytest.raises(InvalidOption, match="cannot have a breaker: give breaker to the task, or to another limit"):
+        Limit(5, while_waiting=True, breaker=Breaker(3))
     app.task(name="ship", ordered="order_id")(lambda order_id: None)
     app.limits.set("ship#order", max_running=1)
     with pytest.raises(InvalidOption, match="its kind is order"):
         app.limits.set("ship#order", while_waiting=True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_set_one_after_the_other_is_refused_as_if_given_at_once(app: App, known: bool) -> None:
+    app.limit("counts", 2, while_waiting=True)
+    app.limit("breaks", 2, breaker=Breaker(3))
+    app.limit("paces", None, rate="10/m")
+    if known:
+        for name in ("counts", "breaks", "paces"):
+            app.limits.set(name, on_full="wait")
+    for name, changes, says in (
+        ("counts", {"breaker": Breaker(3)}, "counts cannot have both while_waiting and a breaker: give breaker to"),
+        ("breaks", {"while_waiting": True}, "breaks cannot have both while_waiting and a breaker"),
+        ("paces", {"while_waiting": True, "breaker": Breaker(3)}, "paces cannot have both"),
+        ("paces", {"while_waiting": True}, "while_waiting of paces goes with max_running: give both"),
+        ("counts", {"max_running": None}, "while_waiting of counts goes with max_running"),
+    ):
+        with pytest.raises(InvalidOption, match=says):
+            app.limits.set(name, **changes)  # type: ignore[arg-type]  # of several kinds
+    app.limits.set("counts", breaker=Breaker(3), while_waiting=False)
+    assert app.limits.set("breaks", breaker=None, while_waiting=True).while_waiting
+    assert app.limits.set("paces", max_running=0, while_waiting=True).while_waiting
+
+
+def test_the_breaker_of_a_task_is_a_limit_of_its_own_beside_one_that_counts_jobs_that_wait(app: App) -> None:
+    app.task(name="call", limit=Limit(1, while_waiting=True), breaker=Breaker(3))(lambda: None)
+    assert [(rule.name, rule.while_waiting, rule.breaker_failures) for rule in app.rules] == [
+        ("call", True, None),
+        ("call#2", False, 3),
+    ]
 
 
 def test_a_newer_job_ends_the_one_in_flight_where_the_rule_says_so(app: App) -> None:

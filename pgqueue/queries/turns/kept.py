@@ -6,10 +6,10 @@ from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.metered_parts import LANE
 
 # Look at so many kept places behind one, and give back those that are kept no longer: where the rule does not ask for
-# it any more, where the job takes another bucket, and where a statement that does not know of kept places, or SQL, has
-# put the job among those of its lane that have kept none; it would wait behind jobs that wait for its place. Such a job
-# gives all its places back, and its turn decides when it goes on. Whoever sets a rule to this locks no job; so a rule
-# that changes binds a job that waits within the time between two looks.
+# it any more, or has a breaker by now, where the job takes another bucket, and where a statement that does not know
+# of kept places, or SQL, has put the job among those of its lane that have kept none; it would wait behind jobs that
+# wait for its place. Such a job gives all its places back, and its turn decides when it goes on. Whoever sets a rule
+# to this locks no job; so a rule that changes binds a job that waits within the time between two looks.
 # A place under another lease is a leftover, and goes without being given back: RECONCILE counts without it.
 # Jobs are locked first, then buckets. SKIP LOCKED: a job that somebody claims, or ends, is found again or has gone.
 # Along the primary key of limit_hold, and those of jobs and rules. `lease` is compared once more by the deletion, which
@@ -19,7 +19,7 @@ GIVE_UP: LiteralString = fill(
 with looked as materialized (
     select h.job_id, h.bucket, h.lease, j.id is not null as waits,
            j.home <> j.lane or j.lane < 0 as apart, (j.buckets ? h.bucket) is true as takes,
-           (select r.while_waiting from {s}.limit_rule r
+           (select r.while_waiting and r.breaker_failures is null from {s}.limit_rule r
             where r.name = split_part(h.bucket, '/', 1) limit 1) is true as asked
     from (select * from {s}.limit_hold h
           where (h.job_id, h.bucket) > (%(job)s::bigint, %(bucket)s::text)

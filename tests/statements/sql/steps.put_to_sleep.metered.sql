@@ -11,7 +11,8 @@ with given as (
     cross join lateral pg_catalog.jsonb_array_elements_text(j.buckets) as b(name)
     cross join lateral (
         select from "pgqueue".limit_rule r
-        where r.name = pg_catalog.split_part(b.name, '/', 1) and r.kind = 'limit' and r.while_waiting limit 1) as r
+        where r.name = pg_catalog.split_part(b.name, '/', 1) and r.kind = 'limit' and r.while_waiting
+        and r.breaker_failures is null limit 1) as r
     cross join lateral (
         select f.version from "pgqueue".limit_freed f where f.name = b.name order by f.version desc limit 1) as f
     where (select true from "pgqueue".compat c where c.revision = 'while_waiting')

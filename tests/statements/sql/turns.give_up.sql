@@ -1,7 +1,7 @@
 with looked as materialized (
     select h.job_id, h.bucket, h.lease, j.id is not null as waits,
            j.home <> j.lane or j.lane < 0 as apart, (j.buckets ? h.bucket) is true as takes,
-           (select r.while_waiting from "pgqueue".limit_rule r
+           (select r.while_waiting and r.breaker_failures is null from "pgqueue".limit_rule r
             where r.name = pg_catalog.split_part(h.bucket, '/', 1) limit 1) is true as asked
     from (select * from "pgqueue".limit_hold h
           where (h.job_id, h.bucket) > (%(job)s::bigint, %(bucket)s::text)
