@@ -13,6 +13,7 @@ from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.queries.base import Query, Statements, fill, lines, packed, sparse
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY
 from pgqueue.queries.jobs.ties import TOLD, TiedEnds, read_ends
+from pgqueue.queries.jobs.turns import AFTER_TOLD, GIVEN_BACK, METERED
 from pgqueue.queries.steps import HELD, STEP, in_order, read_step
 from pgqueue.queries.workflows.cascade import END_WAITING
 
@@ -99,10 +100,10 @@ select t.ord, {step} from asking t where t.ord not in (select ord from written)"
     step=STEP,
 )
 
-# End up to `at_most` called jobs whose caller has ended otherwise than by success: those that wait, in the way of STOP;
-# running ones are asked to stop, and those of a workflow are left to STOP, which their workflow is told. A letter stays
-# until its job is ended or asked, so that a job which somebody has locked is tried again. Any number of workers may do
-# this. By primary keys.
+# End up to `at_most` called jobs whose caller has ended otherwise than by success: those that wait, in the way of
+# STOP; running ones are asked to stop, and those of a workflow are left to STOP, which their workflow is told. Places
+# that they have kept while they waited are given back. A letter stays until its job is ended or asked, so that a job
+# which somebody has locked is tried again. Any number of workers may do this. By primary keys.
 CALL_OFF: LiteralString = fill(
     """
 with letter as materialized (
@@ -127,7 +128,7 @@ with letter as materialized (
     update {s}.workflow w set stop_reason = 'its caller has ended', stop_running = true
     where w.id = any(array(select distinct workflow_id from found)) and w.state = 'running' and w.stop_reason is null
     returning w.id
-), {end_waiting}, {compensated}, done as (
+), {end_waiting}, {compensated}, {given_back}, done as (
     delete from {s}.unwanted_call u using letter l
     where u.child_id = any(array[l.id])
     and (l.id not in (select id from found) or l.id in (select id from ended) or l.id in (select id from requested)
@@ -135,9 +136,10 @@ with letter as materialized (
     returning u.child_id
 )
 select child_id as id, 'moved' from done union all select id, 'unsettled' from stopped{told}
-union all select 0, 'notified' from waiters_notified, workers_notified, compensated""",
+union all select 0, 'notified' from waiters_notified, workers_notified, compensated, given_back""",
     end_waiting=fill(END_WAITING, cancel_waiting=CANCEL_WAITING),
     compensated=COMPENSATED,
+    given_back=fill(GIVEN_BACK, moved="ended", metered=METERED, after=AFTER_TOLD),
     told=TOLD,
     may_notify=MAY_NOTIFY,
 )

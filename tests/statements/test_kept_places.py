@@ -22,6 +22,7 @@ from tests.statements.turns import claim_turns, keyed, metered, rule, running
 SNOOZED = Resolution("snooze", "asleep", 0.0, refund=True)
 BOTH = keyed("line", "stripe")  # `line` counts jobs that wait, `stripe` does not
 LINE = keyed("line")
+BREAKER: LiteralString = "breaker_failures = 1, breaker_seconds = 60, breaker_cooldown = 1"
 ROW: LiteralString = "select lane, state, lease from pgqueue.job_live where id = %s"
 KEPT: LiteralString = "select array_agg(bucket order by bucket) from pgqueue.limit_hold where job_id = %s"
 
@@ -319,6 +320,19 @@ def test_who_wants_to_stop_what_runs_finds_those_that_keep_places(ruled: Conn) -
     assert db.run(ruled, QUERIES.turns.keepers(full)) == []
 
 
+def test_two_workers_that_have_seen_a_full_bucket_cancel_as_many_as_wait_for_it_and_no_more(ruled: Conn) -> None:
+    ruled.execute("update pgqueue.limit_rule set max_running = 2, on_full = 'cancel_running' where name = 'line'")
+    first, second, _ = metered(ruled, LINE, jobs=3)
+    suspend(ruled, *claim_turns(ruled, [LINE]))
+    full = FullLane("default", LINE.lane, 0, "line", "cancel_running")
+    assert db.run(ruled, QUERIES.turns.keepers(full)) == [first]
+    db.run(ruled, QUERIES.jobs.cancel([first], "a newer one waits"))
+
+    assert db.run(ruled, QUERIES.turns.keepers(full)) == []
+    metered(ruled, LINE)  # one more waits than there is room for now
+    assert db.run(ruled, QUERIES.turns.keepers(full)) == [second]
+
+
 def test_a_workflow_that_is_cancelled_gives_back_what_its_members_have_kept(ruled: Conn) -> None:
     made = insert(ruled, graph(1, flow=LINE))
     (job,) = made.jobs
@@ -331,3 +345,36 @@ def test_a_workflow_that_is_cancelled_gives_back_what_its_members_have_kept(rule
     ruled.execute("update pgqueue.workflow set stop_reason = 'enough' where id = %s", (made.id,))
     db.run(ruled, QUERIES.workflows.stop(10))
     assert (running(ruled, "line"), scalar(ruled, KEPT, job)) == (0, None)
+
+
+def test_a_rule_that_sql_has_given_a_breaker_as_well_keeps_no_place(ruled: Conn) -> None:
+    """A place that waits would count as the one job that tries, and the breaker would never close."""
+    ruled.execute("update pgqueue.limit_rule set max_running = 2 where name = 'line'")
+    metered(ruled, LINE, jobs=2)
+    before, after = claim_turns(ruled, [LINE])
+    suspend(ruled, before)
+    ruled.execute(f"update pgqueue.limit_rule set {BREAKER} where name = 'line'")
+    suspend(ruled, after)
+    assert (running(ruled, "line"), scalar(ruled, KEPT, after.id)) == (1, None)
+    assert db.run(ruled, QUERIES.turns.give_up(KeptPlace(), 100)).places == 1
+    assert running(ruled, "line") == 0
+
+
+def test_a_called_job_whose_caller_has_ended_gives_its_place_back(ruled: Conn) -> None:
+    first, second = metered(ruled, LINE, jobs=2)
+    suspend(ruled, *claim_turns(ruled, [LINE]))
+    ruled.execute("insert into pgqueue.unwanted_call (child_id) values (%s)", (first,))
+    assert db.run(ruled, QUERIES.calls.call_off(10)).moved == {first}
+    assert (running(ruled, "line"), scalar(ruled, KEPT, first)) == (0, None)
+    assert [job.id for job in claim_turns(ruled, [LINE])] == [second]
+
+
+def test_a_job_that_goes_on_is_no_new_start_for_the_rate_of_a_worker(ruled: Conn) -> None:
+    rate = "rate_count = 1, rate_seconds = 60, scope = 'worker', rate_strict = false"
+    ruled.execute(f"update pgqueue.limit_rule set {rate} where name = 'stripe'")
+    (first,) = metered(ruled, BOTH)
+    suspend(ruled, *claim_turns(ruled, [BOTH]))
+    wake(ruled, first)
+    assert [pace[0] for pace in json.loads(looked(ruled)[0].paced)] == ["stripe"]  # it has not kept that place
+    ruled.execute(f"update pgqueue.limit_rule set {rate} where name = 'line'")
+    assert [pace[0] for pace in json.loads(looked(ruled)[0].paced)] == ["stripe"]

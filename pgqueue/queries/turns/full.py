@@ -6,7 +6,7 @@ from typing import LiteralString, NamedTuple
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
 from pgqueue.queries.jobs.ties import FREE
-from pgqueue.queries.jobs.turns import RULES, TURN_AT, WAITS
+from pgqueue.queries.jobs.turns import BUCKET, RULES, TURN_AT, WAITS
 
 # Cancel jobs of a lane that wait for a bucket that is full: all, or with `keep_newest` all but the last one. Jobs that
 # are not due yet, or that have run before, wait on, and in a lane in order those that have other buckets. The bucket is
@@ -108,9 +108,12 @@ select requested.id, task, queue from requested, workers_notified""",
 )
 
 
-# Find the jobs that keep places of a full bucket while they wait, the oldest first, as many as wait for it beyond those
-# that were asked to stop. The caller cancels them as anybody does: one that has gone on by then is asked to stop. By
-# limit_hold_bucket and primary key, and job_live_running; where no place is kept nothing else is read.
+# Find the jobs that keep places of a full bucket while they wait, the oldest first, as many as wait for it beyond
+# those that were asked to stop and beyond the places that are free. A job that was cancelled while it waited is among
+# neither the asked nor those that wait, but has made room: without asking for that, each worker that has seen the
+# full bucket cancels one more. Of two that ask at once both find the same ones. The caller cancels them as anybody
+# does: one that has gone on by then is asked to stop. By limit_hold_bucket and primary key, and job_live_running;
+# where no place is kept nothing else is read.
 KEEPERS: LiteralString = fill(
     """
 with kept as materialized (
@@ -130,9 +133,16 @@ with kept as materialized (
     where exists (select from kept) and j.worker_id is not null and j.lane is not null
     and j.cancel_requested_at is not null
     and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(bucket)s::text)
+), bucket as (
+    select greatest(coalesce(k.max_running, r.max_running) - u.running, 0) as room
+    from {bucket} as u
+        {rules}
+    where exists (select from kept) and coalesce(k.max_running, r.max_running) is not null
 )
 select k.job_id from kept k order by k.job_id
-limit greatest((select jobs from waiting) - (select jobs from asked), 0::bigint)""",
+limit greatest((select jobs from waiting) - (select jobs from asked) - (select room from bucket), 0::bigint)""",
+    bucket=fill(BUCKET, name="%(bucket)s::text"),
+    rules=RULES,
     waits=WAITS,
     turn_at=TURN_AT,
 )

@@ -29,7 +29,7 @@ _PARTS: dict[str, LiteralString] = {"paused_tasks": PAUSED_TASKS, "waits": WAITS
 # `room` is null where a bucket does not exist yet; where a lane has no buckets it is any number. A lane whose first job
 # has expired is due in a second, when EXPIRE has ended it.
 # Of a job that has kept places while it waited, these are part of the flow as `kept`: only a pause and a closed bucket
-# hold it back there, as CLAIM_KEPT says.
+# hold it back there, as CLAIM_KEPT says, and no rate, the fleet's or this worker's.
 # It says what claims pass over, or a worker would claim in vain again and again. A paused queue has no lanes. While a
 # task is paused the first job is the first one of another task, looked for among a hundred; in a lane in order it is
 # the very first. A lane that shows none is due in ten seconds, in case one is behind those. Each look asks again.
@@ -81,7 +81,8 @@ cross join lateral (
     from jsonb_array_elements_text(first.flow -> 'buckets'::text) as part(name)
     left join lateral (
         select u.name, c.room, case when not isfinite(c.opens_at) then 'infinity'::float8
-            else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
+            else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in,
+            case when (first.kept ? u.name) is not true then c.pace end as pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then concat_ws(' ', r.on_full, u.name) end as policy
         from (select c.name, c.rule, c.closed_until, c.opened,

@@ -133,6 +133,9 @@ with letter as materialized (
 ), compensated as (
     select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
     where headers::jsonb ? '$undo'::text and target <> 'succeeded'
+), given_back as (
+    select coalesce((select "pgqueue".give_back(pg_catalog.array_agg(m.id), pg_catalog.array_agg(m.lease)) from ended m
+                     where m.lease > 0 and m.lane is not null and (select count(*) from workflows_told) >= 0 having count(*) > 0), 0::bigint) as places
 ), done as (
     delete from "pgqueue".unwanted_call u using letter l
     where u.child_id = any(array[l.id])
@@ -147,4 +150,4 @@ union all select id, 'unsettled' from workflows_told where unsettled
 union all select id, 'late' from tied where ties & 8 > 0
 union all select child_id, 'called' from calls_ended
 union all select queues, 'notified' from children_notified
-union all select 0, 'notified' from waiters_notified, workers_notified, compensated
+union all select 0, 'notified' from waiters_notified, workers_notified, compensated, given_back

@@ -62,7 +62,8 @@ cross join lateral (
     from pg_catalog.jsonb_array_elements_text(first.flow -> 'buckets'::text) as part(name)
     left join lateral (
         select u.name, c.room, case when not pg_catalog.isfinite(c.opens_at) then 'infinity'::float8
-            else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
+            else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in,
+            case when (first.kept ? u.name) is not true then c.pace end as pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then pg_catalog.concat_ws(' ', r.on_full, u.name) end as policy
         from (select c.name, c.rule, c.closed_until, c.opened,
