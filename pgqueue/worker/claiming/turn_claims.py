@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
+from pgqueue.queries.turns.claim import LaneKey, Line
 from pgqueue.queries.turns.full import FullLane
 from pgqueue.queries.turns.look import SeenLane
 from pgqueue.timing import monotonic
@@ -141,19 +142,26 @@ class TurnClaims:
             await self._link.run(self._queries.tell_of_room(self._identity.id, sorted(queues)))
 
     async def claim(self, queue: str, room: int) -> Sequence[ClaimedJob]:
-        """Claim up to `room` metered jobs of a queue: of those that have kept places while they waited, and go on, by
-        themselves, and before others."""
+        """Claim up to `room` metered jobs of a queue: those that have kept places while they waited, and go on, by
+        themselves, and before others, which have what is left of the room."""
         slots = max(self._slots.room() - self._slots.ahead, 0)
         lines = self.roster.choose(queue, room, slots)
         if not lines:
             return []
-        lines = [line for line in lines if line.kept is not None] or lines
-        query = self._queries.claim(self._identity.id, queue, lines, room=room, slots=slots)
-        claimed = await self._link.run(query)
-        if self.roster.claimed(queue, lines, claimed.lanes, room):
+        asked: list[Line] = []
+        jobs: list[ClaimedJob] = []
+        lanes: dict[LaneKey, Sequence[ClaimedJob]] = {}
+        for part in ([line for line in lines if line.kept is not None], [line for line in lines if line.kept is None]):
+            if part and len(jobs) < room:
+                left = {"room": room - len(jobs), "slots": max(slots - len(jobs), 0)}
+                claimed = await self._link.run(self._queries.claim(self._identity.id, queue, part, **left))
+                asked += part
+                jobs += claimed.jobs
+                lanes |= claimed.lanes
+        if self.roster.claimed(queue, asked, lanes, room):
             self._wanted = True
         self._dry = bool(self._after) and not self.roster.is_open()
-        return claimed.jobs
+        return jobs
 
     @property
     def rests(self) -> bool:
