@@ -119,8 +119,9 @@ $give$"""
 
 # Lets places be kept as soon as some rule asks for it and no process lives that does not know of them: it would take
 # them for places that were never given back. From then on such a process refuses to start, until no rule asks for it
-# any more and no place is kept. The table of workers is locked as by a contract, so that none comes in between. Returns
-# the process of an older release for which everybody waits.
+# any more and no place is kept. The table of workers is locked as by a contract, so that none comes in between, but
+# only where no such process was found without the lock: as long as one lives, every worker asks twice a minute, and
+# beats would wait behind the lock. Returns the process of an older release for which everybody waits.
 KEEP_PLACES = """create function {s}.keep_places() returns text language plpgsql volatile
 security definer set search_path = pg_catalog, pg_temp as $keep$
 declare
@@ -135,15 +136,20 @@ begin
         delete from {s}.compat c where c.revision = 'while_waiting';
         return null;
     end if;
-    lock table {s}.worker in share row exclusive mode;
-    select format('%s on %s, pid %s, release %s', w.kind, w.host, w.pid, w.version) into older from {s}.worker w
-    where w.lost_at is null and (w.knows is null or w.knows < '0047')
-    and w.heartbeat_at >= clock_timestamp() - make_interval(secs => least(w.lease_seconds, 86400))
-    order by w.started_at limit 1;
-    if older is null then
-        insert into {s}.compat (revision, needs) values ('while_waiting', '0047') on conflict do nothing;
-    end if;
-    return older;
+    for locked in 0..1 loop
+        if locked = 1 then
+            lock table {s}.worker in share row exclusive mode;
+        end if;
+        select format('%s on %s, pid %s, release %s', w.kind, w.host, w.pid, w.version) into older from {s}.worker w
+        where w.lost_at is null and (w.knows is null or w.knows < '0047')
+        and w.heartbeat_at >= clock_timestamp() - make_interval(secs => least(w.lease_seconds, 86400))
+        order by w.started_at limit 1;
+        if older is not null then
+            return older;
+        end if;
+    end loop;
+    insert into {s}.compat (revision, needs) values ('while_waiting', '0047') on conflict do nothing;
+    return null;
 end
 $keep$"""
 
