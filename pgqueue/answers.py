@@ -121,7 +121,7 @@ class JobAnswers:
     def pinned(self) -> "JobAnswers":
         """Return the answers of the schema that the app stands for here, also where it stands for none any more: a
         server reads a stream after the request's `with app.shard(…).current()` has ended."""
-        return replace(self, app=self.app.on(self.app.schema))
+        return replace(self, app=self.app.stands_for())
 
     def id_of(self, text: str) -> int | None:
         """Return the id that stands in a path; None for what can be none, or was not signed."""

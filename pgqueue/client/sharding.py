@@ -203,6 +203,10 @@ class Sharded:
         origin: Self = acting if acting._is_elsewhere else acting._root
         return origin
 
+    def stands_for(self) -> Self:
+        """Return the view for which it stands in a block of `current`; itself elsewhere."""
+        return self._acting
+
     @property
     def is_one_of_several(self) -> bool:
         """Whether it has shards, or is a view: the same job id may then be that of several jobs."""
