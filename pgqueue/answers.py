@@ -128,7 +128,7 @@ class JobAnswers:
         return plain_id(text) if self.ids is None else self.ids.read(text)
 
     def shown_id(self, job_id: int) -> int | str:
-        """Return the id as a client is told it."""
+        """Return the id that a client sees."""
         return job_id if self.ids is None else self.ids.sign(job_id)
 
     def find(self, text: str) -> Job | None:

@@ -70,7 +70,8 @@ def instrument(
 
 
 class _Sender:
-    """Sends datagrams, from any thread and from processes that are forked. It never raises and never waits."""
+    """Sends datagrams, from any thread and from processes that are forked. It never raises, and waits for no server;
+    for the resolver it waits until the name of the server has been looked up once in this process."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port

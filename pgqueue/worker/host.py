@@ -8,7 +8,7 @@ from pgqueue.process.duty import Duty
 
 
 class Hears(Protocol):
-    """What is told of the notifications of one schema."""
+    """Receives the notifications of one schema."""
 
     def listening(self) -> None: ...
     def hear(self, payload: str) -> None: ...

@@ -105,6 +105,8 @@ class Member:
                     if not self._backoff.failures:
                         log.warning("schema %s is not served, trying again: %s", self.schema, _why(error))
                 except Exception as error:  # one schema ends no other, nor for ever
+                    if self._parts.settings.burst:
+                        raise
                     log.error("schema %s is not served, please report it: %s", self.schema, _why(error), exc_info=error)
                 with suppress(TimeoutError):
                     delay = PATIENCE * self._backoff.next() * random.uniform(0.8, 1.0)  # noqa: S311
@@ -136,7 +138,8 @@ class Member:
         if self._backoff.failures:
             log.info("schema %s is served now", self.schema)
             self._backoff.reset()
-        running.be_quiet(self._quiet) if self._quiet else None
+        if self._quiet:
+            running.be_quiet(True)
         self.started.set()
         try:
             await self._work(running, host)
